@@ -1,0 +1,1 @@
+"""Polls, verifies and installs: the update client of school laptops."""

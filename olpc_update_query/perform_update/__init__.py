@@ -1,0 +1,1 @@
+"""The installer: from a signed order to a build that boots."""

@@ -1,0 +1,1 @@
+"""Where contents come from."""

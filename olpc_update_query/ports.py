@@ -1,0 +1,70 @@
+"""What the inner layers ask of the outside world."""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+
+class Clock(Protocol):
+    """The machine's clocks, and the only way to sleep."""
+
+    def now(self) -> int:
+        """Return seconds since the epoch, UTC, as the machine believes."""
+
+    def boottime(self) -> float:
+        """Return seconds since boot, suspend included."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class Progress(Protocol):
+    """Who is told what a run is doing."""
+
+    def step(self, text: str) -> None:
+        """Tell one step of the story, a plain sentence."""
+
+    def transferred(self, done: int, total: int) -> None:
+        """Tell how many bytes of how many have arrived."""
+
+
+class Reply(NamedTuple):
+    """A whole, bounded HTTP reply.
+
+    Attributes:
+        status: HTTP status.
+        content_type: Its media type, lower case, without parameters.
+        body: The body, decoded, at most the limit given.
+        retry_after: Seconds the server asks us to wait, if it does.
+    """
+
+    status: int
+    content_type: str
+    body: bytes
+    retry_after: int | None
+
+
+class Stream(NamedTuple):
+    """An HTTP body that arrives in pieces.
+
+    Attributes:
+        start: Offset of the first byte that will come (0 when a range was ignored).
+        total: Length of the whole resource in bytes, where the server says it.
+        chunks: The bytes. Iterating raises NetworkError when the link fails.
+    """
+
+    start: int
+    total: int | None
+    chunks: Iterator[bytes]
+
+
+class Transport(Protocol):
+    """HTTP as the rest of the program sees it."""
+
+    sent: int
+    received: int
+
+    def post(self, url: str, body: bytes, *, limit: int) -> Reply:
+        """Send a form and read a reply of at most ``limit`` bytes."""
+
+    def get(self, url: str, *, start: int = 0, length: int | None = None) -> Stream:
+        """Ask for ``length`` bytes from ``start`` (to the end when None)."""

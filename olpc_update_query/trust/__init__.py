@@ -1,0 +1,1 @@
+"""Pure verification: nothing here reads or writes."""
