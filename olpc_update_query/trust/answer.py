@@ -1,0 +1,181 @@
+"""Answers and orders: from octets off the wire to a value that may be obeyed.
+
+Both are envelopes whose first part is signed as it came, octet for octet::
+
+    ["oatc-signed-resp",1,[["oatc-resp",1,{...}],["sig",1,["sig01: ..."]]]]
+    ["olpc-update-signed-order",1,[["olpc-update-order",1,{...}],["sig",1,[...]]]]
+"""
+
+import hmac
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from olpc_update_query.errors import Malformed, UntrustedAnswer
+from olpc_update_query.model import canonical
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.model.messages import MAX_ANSWER, Answer
+from olpc_update_query.model.orders import Order, OrderFile
+from olpc_update_query.model.wire import format_time
+from olpc_update_query.trust.keys import KeyRing, Role
+from olpc_update_query.trust.signature import verify_credential
+
+ANSWER: Final = ("oatc-signed-resp", "oatc-resp")
+ORDER: Final = ("olpc-update-signed-order", "olpc-update-order")
+"""Types of an envelope and of the data in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedAnswer:
+    """An answer to our query.
+
+    Attributes:
+        answer: What it says. Unless ``signed`` it never says ``stolen``.
+        raw: The octets it came as, to be verified again by the installer.
+        signers: Names of the keys that signed it, none unless ``signed``.
+        signed: Whether its signature was checked.
+        floor: The greatest signed time seen, this answer's included.
+    """
+
+    answer: Answer
+    raw: bytes
+    signers: tuple[str, ...]
+    signed: bool
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedOrder:
+    """An order from a file beside its build.
+
+    Attributes:
+        order: The order.
+        raw: The octets it came as.
+        signers: Names of the keys that signed it.
+        time: When it was signed.
+        expiry: Until when it is good, None for ever.
+    """
+
+    order: Order
+    raw: bytes
+    signers: tuple[str, ...]
+    time: int
+    expiry: int | None
+
+
+class _Opened(NamedTuple):
+    octets: bytes
+    data: Json
+    lines: tuple[str, ...]
+
+
+def open_answer(  # noqa: PLR0913 - the facts it is judged by, all named
+    raw: bytes,
+    *,
+    nonce: str,
+    ring: KeyRing,
+    serial: str,
+    now: int,
+    floor: int,
+    check_signature: bool = True,
+) -> TrustedAnswer:
+    """Decide whether octets are the answer to our query.
+
+    1. Length: at most 64 KiB; one newline is tolerated after the final bracket.
+    2. Form: strictly canonical, and an envelope of the right type and version.
+    3. Meaning: the data has a nonce and a time; other members may be faulty.
+    4. Signature: by a trusted OATS key, over the octets as they came.
+    5. Nonce: ours, byte for byte. That proves that the answer is fresh, so its time
+       may be anything, before the floor as well.
+
+    Without ``check_signature`` step 4 is left out, bare data without an envelope is
+    accepted too, and the answer cannot say that the laptop is stolen.
+
+    Args:
+        raw: The body of the reply.
+        nonce: What the query sent.
+        ring: The trusted keys.
+        serial: The laptop's serial number.
+        now: The present, as the clock has it.
+        floor: The greatest signed time ever seen; expiries are compared with the
+            later of the two.
+        check_signature: False where ``/etc/oats-ignore-signature`` exists.
+
+    Returns:
+        The answer.
+
+    Raises:
+        Malformed: It is not an answer.
+        UntrustedAnswer: It is one, but proves nothing, or is for another query.
+    """
+    opened = _open(raw, ANSWER, bare=not check_signature)
+    answer = Answer.from_json(opened.data)
+    signers: tuple[str, ...] = ()
+    if check_signature:
+        signers = _signers(opened, ring, serial, max(now, floor))
+        floor = max(floor, answer.time)
+    else:
+        answer = replace(answer, stolen=False)
+    if not hmac.compare_digest(answer.nonce.encode(), nonce.encode()):
+        raise UntrustedAnswer("answer", "its nonce is not that of our query")
+    return TrustedAnswer(answer, raw, signers, signed=check_signature, floor=floor)
+
+
+def open_order(raw: bytes, *, ring: KeyRing, serial: str, now: int) -> TrustedOrder:
+    """Decide whether octets are an order that may be obeyed.
+
+    1. to 4. as for an answer. Made for every laptop, it is normally signed ``sig01``.
+    5. Expiry: not passed, when it has one.
+
+    Args:
+        raw: The file.
+        ring: The trusted keys.
+        serial: The laptop's serial number, for ``sig02`` lines.
+        now: The present, or the greatest signed time when that is later.
+
+    Returns:
+        The order.
+
+    Raises:
+        Malformed: It is not an order.
+        UntrustedAnswer: It is one, but proves nothing, or has expired.
+    """
+    opened = _open(raw, ORDER, bare=False)
+    file = OrderFile.from_json(opened.data)
+    signers = _signers(opened, ring, serial, now)
+    if file.expiry is not None and file.expiry <= now:
+        raise UntrustedAnswer("order", f"it expired on {format_time(file.expiry)}")
+    return TrustedOrder(file.order, raw, signers, file.time, file.expiry)
+
+
+def _signers(opened: _Opened, ring: KeyRing, serial: str, now: int) -> tuple[str, ...]:
+    verified = verify_credential(
+        opened.octets, opened.lines, ring, Role.OATS, serial=serial, now=now
+    )
+    return verified.key_ids
+
+
+def _open(raw: bytes, types: tuple[str, str], *, bare: bool) -> _Opened:
+    what = types[1]
+    if len(raw) > MAX_ANSWER:
+        raise Malformed(what, f"it is larger than {MAX_ANSWER} bytes")
+    text = raw.removesuffix(b"\n")
+    if bare and text.startswith(b'["%s",' % what.encode()):
+        return _Opened(text, _content(canonical.decode(text), what), ())
+    parts = _content(canonical.decode(text), types[0])
+    if not isinstance(parts, list) or len(parts) != 2:
+        raise Malformed(what, "it is not data and a signature")
+    # Equal versions and types have one spelling, so the data begins right here.
+    start = len(b'["%s",1,[' % types[0].encode())
+    _, end = canonical.decode_at(text, start)
+    lines = _content(parts[1], "sig")
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise Malformed("sig", "it is not a list of lines")
+    return _Opened(text[start:end], _content(parts[0], what), tuple(map(str, lines)))
+
+
+def _content(envelope: Json, kind: str) -> Json:
+    if isinstance(envelope, list) and len(envelope) == 3:
+        found, version, content = envelope
+        if found == kind and version == 1 and version is not True:
+            return content
+    raise Malformed(kind, "it is not an envelope of this type, version 1")
