@@ -136,6 +136,23 @@ class SourceFailed(NetworkError):
     advice = "What has arrived is kept; the next run goes on from there."
 
 
+class ServerFailed(NetworkError):
+    """A server is there, but says that it cannot answer now.
+
+    Args:
+        url: What was asked for.
+        reason: What it said.
+        retry_after: Seconds it asked us to wait, where it did.
+    """
+
+    exit_code = 15
+    advice = "Its log tells more; the next run asks again, later each time."
+
+    def __init__(self, url: str, reason: str, retry_after: int | None = None) -> None:
+        super().__init__(url, reason)
+        self.retry_after = retry_after
+
+
 # --- trust: never obey this -----------------------------------------------------
 
 
@@ -308,6 +325,28 @@ class NotInstalled(TreeError):
         return f"build {self.path} is not installed"
 
 
+class Incomplete(TreeError):
+    """Contents of a build are missing, or proved to be damaged.
+
+    Which ones is noted in the installer's work area, for the next fetch.
+
+    Args:
+        build: The build.
+        count: How many contents.
+    """
+
+    exit_code = 37
+    retry = True
+    advice = "The next run fetches them; nothing that is good is fetched again."
+
+    def __init__(self, build: str, count: int) -> None:
+        super().__init__(build, "every content", f"{count} missing or damaged")
+        self.count = count
+
+    def __str__(self) -> str:
+        return f"build {self.path}: {self.found}, to be fetched again"
+
+
 # --- activation ------------------------------------------------------------------
 
 
@@ -346,3 +385,131 @@ class OrderRefused(ActivationError):
 
     exit_code = 43
     advice = "Change the assignment on the server, e.g. with --allow-downgrade."
+
+
+# --- the site: what its administrator has to set right -----------------------------
+
+
+class SiteError(UpdateError):
+    """A site directory cannot be used as it is.
+
+    Args:
+        where: The file or directory, with the line where it is known.
+        reason: What is wrong with it.
+    """
+
+    exit_code = 50
+    advice = "`olpc-update-admin check SITE` lists everything that is wrong."
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where, self.reason = where, reason
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+class NoSite(SiteError):
+    """The directory is not a site."""
+
+    exit_code = 51
+    advice = "`olpc-update-admin init SITE` makes one."
+
+
+class SiteExists(SiteError):
+    """Something is there already and is not written over."""
+
+    exit_code = 52
+    advice = "Choose another place, or move the old one away first."
+
+
+class DamagedSite(SiteError):
+    """A file of the site does not follow its format."""
+
+    exit_code = 53
+    advice = "Correct it by hand or from your backup; docs/server.md shows its format."
+
+
+class BadImport(DamagedSite):
+    """A list of laptops is malformed; nothing of it was imported.
+
+    Args:
+        where: File name, line and column.
+        reason: What is wrong there.
+    """
+
+    exit_code = 54
+    advice = "Correct the file and import it again; nothing was changed."
+
+
+class UnknownBuild(SiteError):
+    """The build is not published on this site."""
+
+    exit_code = 55
+
+    def __init__(self, build: str, published: str) -> None:
+        super().__init__(f"build {build}", "not published on this site")
+        self.build, self.published = build, published
+
+    def hint(self) -> str:
+        """Name the builds there are."""
+        if not self.published:
+            return "None is: `olpc-update-admin publish SITE TREE --build NAME`."
+        return f"There are: {self.published}."
+
+
+class UnknownLaptop(SiteError):
+    """The laptop is not in laptops.csv, or is there without what is needed."""
+
+    exit_code = 56
+    advice = "`olpc-update-admin laptops list SITE` shows all; `import` adds more."
+
+
+class NoAssignment(SiteError):
+    """Nothing is assigned there."""
+
+    exit_code = 57
+    advice = "`olpc-update-admin status SITE` shows the assignments there are."
+
+
+class MissingKey(SiteError):
+    """The site has no private key of that kind."""
+
+    exit_code = 58
+    advice = "`olpc-update-admin keygen SITE` makes the keys."
+
+
+class UnsafeKey(SiteError):
+    """A private key can be read by others, or is not a private key."""
+
+    exit_code = 59
+    advice = "Make it yours alone: `chmod 700 keys; chmod 600 keys/*.private`."
+
+
+class PortTaken(SiteError):
+    """The server cannot listen where it was told to."""
+
+    exit_code = 60
+    advice = "Another server runs there, or the port needs root: give another --port."
+
+
+class MissingExtra(SiteError):
+    """A library that only the server needs is not installed."""
+
+    exit_code = 61
+    advice = "`pip install 'olpc-update-query[server]'` installs it."
+
+    def __init__(self, module: str) -> None:
+        super().__init__(module, "this Python package is not installed")
+
+
+class UnfitTree(SiteError):
+    """A tree cannot be published as it is; nothing was published.
+
+    Args:
+        path: The path in the tree.
+        reason: What is wrong with it.
+    """
+
+    exit_code = 62
+    advice = "Correct the tree, or read it as root, and publish again."

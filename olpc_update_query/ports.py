@@ -50,21 +50,43 @@ class Stream(NamedTuple):
         start: Offset of the first byte that will come (0 when a range was ignored).
         total: Length of the whole resource in bytes, where the server says it.
         chunks: The bytes. Iterating raises NetworkError when the link fails.
+        validator: What names this version of the resource, for ``If-Range``: a
+            strong ETag or a modification date, where the server gives one.
     """
 
     start: int
     total: int | None
     chunks: Iterator[bytes]
+    validator: str | None = None
 
 
 class Transport(Protocol):
-    """HTTP as the rest of the program sees it."""
+    """HTTP as the rest of the program sees it.
+
+    Attributes:
+        sent: Bytes sent so far.
+        received: Bytes received so far.
+        requests: Requests made so far.
+    """
 
     sent: int
     received: int
+    requests: int
 
     def post(self, url: str, body: bytes, *, limit: int) -> Reply:
         """Send a form and read a reply of at most ``limit`` bytes."""
 
-    def get(self, url: str, *, start: int = 0, length: int | None = None) -> Stream:
-        """Ask for ``length`` bytes from ``start`` (to the end when None)."""
+    def get(
+        self,
+        url: str,
+        *,
+        start: int = 0,
+        length: int | None = None,
+        validator: str | None = None,
+    ) -> Stream:
+        """Ask for ``length`` bytes from ``start`` (to the end when None).
+
+        With a ``validator`` the range counts only while the resource is still the
+        version it names; otherwise, or when the server knows no ranges, the whole
+        comes, from 0.
+        """

@@ -1,0 +1,75 @@
+# One command does all the set-up: `make demo`, `make test`; `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# Debian's interpreter where there is one: its dbus module loads into no other.
+PYTHON ?= $(or $(wildcard /usr/bin/python3),python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Debian packages of the venv, the demo, the tests and the linters.
+PACKAGES := attr dbus e2fsprogs iproute2 libcap2-bin openssl python3-dbus python3-gi \
+  python3-venv rsync shellcheck strace systemd tinyproxy xfsprogs
+
+# Your own two versions for the demo and the bench; they are only read.
+TREES = $(if $(TREE_A),--tree-a '$(TREE_A)') $(if $(TREE_B),--tree-b '$(TREE_B)')
+
+SCRIPTS = $(shell grep -rlE '^\#!.*[/ ](ba|da)?sh$$' .ci cron dracut nm-dispatcher \
+  systemd 2>/dev/null)
+
+.PHONY: help
+help: ## list the commands
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
+
+.PHONY: setup
+setup: $(READY) ## make the virtual environment (every other command does it too)
+
+# Nothing from Debian but dbus and gi, which no wheel offers: docs/adr/0001.
+$(READY): pyproject.toml Makefile .ci/packages
+	@.ci/packages $(PACKAGES)
+	@$(PYTHON) -c 'import ensurepip' || \
+	  { echo 'python3-venv is missing: apt-get install python3-venv' >&2; exit 1; }
+	@echo 'Making $(VENV) (once)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check \
+	  --editable '.[server,dev]'
+	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  for module in /usr/lib/python3/dist-packages/{dbus,_dbus_,gi}*; do \
+	    case $$module in *-info) ;; *) \
+	      [ ! -e "$$module" ] || ln -sfn "$$module" "$$site/";; esac; \
+	  done
+	@touch $@
+
+.PHONY: test
+test: $(READY) ## run every test (ARGS='-k lease' for some)
+	$(BIN)/pytest -q -n auto $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## ruff, import-linter, mypy, shellcheck
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	shellcheck $(SCRIPTS)
+
+.PHONY: cover
+cover: $(READY) ## run every test and hold the coverage to its bounds
+	.ci/cover $(BIN)
+
+.PHONY: demo
+demo: $(READY) ## a server, a laptop, an update and a rollback (TREE_A=, TREE_B=)
+	@$(BIN)/python -m bench.demo $(TREES)
+
+.PHONY: bench
+bench: $(READY) ## what a poll and an update cost, beside python and rsync
+	$(BIN)/python -m bench.poll
+	$(BIN)/python -m bench.update $(TREES)
+
+.PHONY: clean
+clean: ## remove the virtual environment, caches and scratch files
+	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache \
+	  .pytest_cache .import_linter_cache .hypothesis

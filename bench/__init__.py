@@ -1,0 +1,1 @@
+"""The demonstration and the measurements; no part of the product."""

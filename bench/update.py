@@ -1,0 +1,141 @@
+"""What an update costs a laptop, beside rsync on the same two trees.
+
+Both start with the old tree installed and end with the new one as a complete tree
+beside it, files that did not change linked. rsync reads from its daemon; all bytes
+are counted by a relay. Figures are medians.
+"""
+
+import argparse
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from bench import compare, laptop, rsyncd, trees
+from bench.measure import Cost, run
+from bench.relay import Traffic, relay_to
+from bench.school import CommandFailedError, School, program
+
+OLD, NEW = "760", "762"
+
+
+class Sample(NamedTuple):
+    """One run: its cost, and what crossed the wire."""
+
+    cost: Cost
+    traffic: Traffic
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _parse()
+    scratch: Path = options.scratch
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o755)
+    old, new = options.tree_a, options.tree_b
+    if old is None:
+        old, new = scratch / "old", scratch / "new"
+        trees.make_first(old, files=6000, megabytes=150)
+        trees.make_second(old, new)
+    bench = Bench(scratch, old.resolve(), new.resolve())
+    published = bench.publish()
+    ways = {"olpc-update-query": bench.ours, "rsync --link-dest -z": bench.rsync}
+    table: dict[str, list[Sample]] = {name: [] for name in ways}
+    for _ in range(options.runs):
+        for name, way in ways.items():
+            table[name].append(bench.measure(way))
+    _print(published, table)
+    shutil.rmtree(scratch)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.update", description=__doc__)
+    parser.add_argument("-n", "--runs", type=int, default=3, help="runs of each")
+    parser.add_argument("--tree-a", type=Path, help="old tree (only read)")
+    parser.add_argument("--tree-b", type=Path, help="new tree (only read)")
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        default=Path(f"/var/tmp/olpc-update-bench-{os.getuid()}"),
+    )
+    options = parser.parse_args()
+    if (options.tree_a is None) != (options.tree_b is None):
+        parser.error("give both trees or none")
+    return options
+
+
+class Bench:
+    """The two trees, a school that publishes them, and ways to get the second."""
+
+    def __init__(self, scratch: Path, old: Path, new: Path) -> None:
+        self._scratch, self._old, self._new = scratch, old, new
+        self._school = School(scratch / "site")
+        self._wanted = compare.survey(new)
+
+    def publish(self) -> list[Cost]:
+        """Publish both and assign the second."""
+        school = self._school
+        school.found(laptop.SOMEBODY)
+        costs = [
+            school.admin("publish", self._old, "--build", OLD),
+            school.admin("publish", self._new, "--build", NEW, "--delta-from", OLD),
+        ]
+        school.admin("assign", "--build", NEW, "--serial", laptop.SOMEBODY.serial)
+        return costs
+
+    def measure(self, way: Callable[[Path], Sample]) -> Sample:
+        """Let a way run on a fresh laptop, with everything on the disk before."""
+        root = self._scratch / "laptop"
+        contents = self._school.site / "builds" / OLD / "contents"
+        laptop.make(root, self._old, OLD, contents)
+        for role in ("oats", "lease"):
+            laptop.trust(root, role, self._school.key(role))
+        os.sync()
+        sample = way(root)
+        if sample.cost.code != 0:
+            raise CommandFailedError(sample.cost.output)
+        found = compare.survey(root / "versions/pristine" / NEW)
+        wrong = len(compare.differences(self._wanted, found))
+        print(f"{way.__name__}: {sample.cost.seconds:.2f} s, {wrong} paths differ")
+        shutil.rmtree(root)
+        return sample
+
+    def ours(self, root: Path) -> Sample:
+        """Poll and update with the project's own command."""
+        with self._school.serve() as relay:
+            server = f"http://127.0.0.1:{relay.port}/"
+            words = [program("olpc-update-query"), "--now", "--root", str(root)]
+            cost = run([*words, "--server", server], together=True)
+            return Sample(cost, relay.read())
+
+    def rsync(self, root: Path) -> Sample:
+        """Do it as ``rsync --link-dest`` would, compressed."""
+        text = rsyncd.configuration({"root": self._new})
+        pristine = root / "versions/pristine"
+        options = ["-aHX", "-z", "--numeric-ids", f"--link-dest={pristine / OLD}"]
+        with rsyncd.serve(self._scratch, text) as port, relay_to(port) as relay:
+            source = f"rsync://127.0.0.1:{relay.port}/root/"
+            cost = run(["rsync", *options, source, pristine / NEW], together=True)
+            return Sample(cost, relay.read())
+
+
+def _print(published: list[Cost], table: dict[str, list[Sample]]) -> None:
+    for cost, name in zip(published, (OLD, f"{NEW} with a delta"), strict=True):
+        print(f"publish {name}: {cost.seconds:.1f} s, {cost.peak / 1024:.0f} MB")
+    print(f"{'':24}{'down':>13}{'up':>11}{'s':>8}{'CPU s':>8}{'MB':>7}{'MB, all':>9}")
+    for name, samples in table.items():
+        costs = [sample.cost for sample in samples]
+        print(
+            f"{name:24}{median(each.traffic.down for each in samples):13,.0f}"
+            f"{median(each.traffic.up for each in samples):11,.0f}"
+            f"{median(cost.seconds for cost in costs):8.2f}"
+            f"{median(cost.processor for cost in costs):8.2f}"
+            f"{median(cost.peak for cost in costs) / 1024:7.1f}"
+            f"{median(cost.together for cost in costs) / 1024:9.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""A site's builds: publishing a tree."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from olpc_update_query.cli.admin_console import (
+    PROGRAM,
+    SITE,
+    note,
+    open_site,
+    plain,
+    say,
+    who,
+)
+from olpc_update_query.cli.admin_site import read_build
+from olpc_update_query.errors import Malformed, MissingKey, NoAssignment, UnknownBuild
+from olpc_update_query.model.wire import BuildId, parse_build_id
+from olpc_update_query.server.keys import load_key
+from olpc_update_query.server.site import Site
+from olpc_update_query.system.host import SystemClock
+from olpc_update_query.trust.keys import Role
+
+if TYPE_CHECKING:
+    from olpc_update_query.server.publish import OrderFacts, Published
+
+
+class Teller:
+    """Tells how far a long job is (``ports.Progress``)."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stdout.isatty()
+        self._tenth = 0
+
+    def step(self, text: str) -> None:
+        """Tell one step."""
+        self._tenth = 0
+        say(plain(text))
+
+    def transferred(self, done: int, total: int) -> None:
+        """Tell how far it is: on a terminal all the time, else now and then."""
+        share = min(done / total, 1.0) if total else 1.0
+        if self._is_terminal:
+            click.echo(f"\r  {share:4.0%}" + ("\n" if share == 1 else ""), nl=False)
+        elif int(share * 10) > self._tenth:
+            self._tenth = int(share * 10)
+            say(f"  {share:4.0%}")
+
+
+def _read_builds(
+    _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+) -> tuple[BuildId, ...]:
+    try:
+        return tuple(dict.fromkeys(map(parse_build_id, texts)))
+    except Malformed as error:
+        raise click.BadParameter(error.reason) from error
+
+
+@click.command()
+@SITE
+@click.argument("tree", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--build", callback=read_build, required=True, help="Its new name.")
+@click.option(
+    "--delta-from",
+    callback=_read_builds,
+    multiple=True,
+    metavar="BUILD",
+    help="Make a delta from this published build; may be given several times.",
+)
+@click.option(
+    "--with-root",
+    is_flag=True,
+    help="Add the plain tree, for rsync and for old laptops.",
+)
+@click.option(
+    "--normalize-times",
+    is_flag=True,
+    help="Give every path the same time, so that more can be linked on the laptops.",
+)
+def publish(
+    site: Path,
+    tree: Path,
+    build: BuildId,
+    delta_from: tuple[BuildId, ...],
+    with_root: bool,
+    normalize_times: bool,
+) -> None:
+    """Make a build of the operating system in the directory TREE.
+
+    No laptop is told of it before you assign it. Run it as a user who can read every
+    file of the tree.
+    """
+    from olpc_update_query.server import publish as publishing
+
+    opened = open_site(site)
+    for old in delta_from:
+        if opened.find_build(old) is None:
+            raise UnknownBuild(old, ", ".join(opened.build_names()))
+    done = publishing.publish(
+        opened.builds,
+        tree,
+        build,
+        delta_from=delta_from,
+        with_root=with_root,
+        normalize_times=normalize_times,
+        progress=Teller(),
+        sign_order=_order_signer(opened),
+    )
+    with opened.change(who(), f"publish build {build}"):
+        _tell(opened, done)
+
+
+def _order_signer(site: Site) -> "Callable[[OrderFacts], bytes] | None":
+    """Return what signs the order that lies beside a build."""
+    from olpc_update_query.model.orders import Order, OrderFile
+    from olpc_update_query.server.signing import make_order
+
+    try:
+        key = load_key(site, Role.OATS)
+    except MissingKey:
+        note("No key, so no signed order: sticks and `olpc-update BUILD` need one.")
+        note(f"  hint: `{PROGRAM} keygen {site.path}`, then publish it again.")
+        return None
+
+    def sign(facts: "OrderFacts") -> bytes:
+        order = Order(facts.build, facts.contents, facts.size, urls=())
+        return make_order(OrderFile(order, SystemClock().now()), key.sig01)
+
+    return sign
+
+
+def _tell(site: Site, done: "Published") -> None:
+    build = done.facts.build
+    say(
+        f"Published build {build} in {done.path}: {done.header.files:,} files, "
+        f"{_size(done.header.bytes)}."
+    )
+    say(f"A laptop that has nothing of it fetches {_size(done.pack)}.")
+    for old, size in done.deltas.items():
+        say(f"A laptop that runs {old} fetches {_size(size)}.")
+    if len(site.build_names()) > 1 and not done.deltas:
+        note("No delta was made: --delta-from BUILD makes updates much smaller.")
+    if not site.laptops():
+        say(f"Next: {PROGRAM} laptops import {site.path} FILE.csv")
+    else:
+        say(f"Next: {PROGRAM} assign {site.path} --build {build} --percent 10")
+
+
+def _size(count: int) -> str:
+    if count < 1_000_000:
+        return f"{count / 1000:.1f} kB"
+    return f"{count / 1_000_000:.1f} MB"
+
+
+@click.command()
+@SITE
+@click.argument(
+    "stick",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DEST",
+)
+@click.option(
+    "--build",
+    "names",
+    callback=_read_builds,
+    multiple=True,
+    help="Copy this build instead of those that are assigned; may be repeated.",
+)
+@click.option(
+    "--leases",
+    "days",
+    type=click.IntRange(1, 3650),
+    metavar="DAYS",
+    help="Write lease.sig, too, with a lease of that many days for every laptop.",
+)
+def usb(site: Path, stick: Path, names: tuple[BuildId, ...], days: int | None) -> None:
+    """Put builds, and leases if you like, on a stick that is mounted at DEST.
+
+    A laptop takes them with `olpc-update --usb`; it looks at signatures, not at who
+    made the stick.
+    """
+    from olpc_update_query.server.stick import copy_builds, write_leases
+
+    opened = open_site(site)
+    wanted = names or tuple(sorted(opened.rollout().builds()))
+    if not wanted:
+        raise NoAssignment("rollout.toml", "no build is assigned; name one by --build")
+    copy_builds([opened.need_build(name) for name in wanted], stick, Teller())
+    if days is not None:
+        with opened.change(who(), f"leases of {days} days on a stick"):
+            count = write_leases(opened, stick, days=days, now=SystemClock().now())
+        say(f"{count} laptops find a lease in {stick / 'lease.sig'}.")
+    say(f"Next: unmount {stick}, then on each laptop: olpc-update --usb")
+
+
+COMMANDS = (publish, usb)

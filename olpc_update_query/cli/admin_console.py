@@ -1,0 +1,117 @@
+"""What the administrator's commands have in common: how they find, tell and fail."""
+
+import contextlib
+import getpass
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from olpc_update_query.errors import (
+    Busy,
+    MissingExtra,
+    NotPermitted,
+    UpdateError,
+)
+from olpc_update_query.server.keys import private_path
+from olpc_update_query.server.site import Site
+from olpc_update_query.system.host import SystemClock
+from olpc_update_query.trust.keys import Role
+
+PROGRAM = "olpc-update-admin"
+
+_EXTRA = {"flask", "jinja2", "sqlalchemy", "tomlkit", "waitress", "werkzeug"}
+_ADVICE = {
+    Busy: "Wait until it has ended.",
+    NotPermitted: "Run it as the user who owns the site.",
+}
+
+SITE = click.argument(
+    "site", type=click.Path(file_okay=False, path_type=Path), metavar="SITE"
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def open_site(path: Path) -> Site:
+    """Return a site.
+
+    Raises:
+        NoSite: There is none.
+    """
+    return Site(path, SystemClock())
+
+
+def say(text: str = "") -> None:
+    """Print a line."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """Print a line that is no result, beside output that may be redirected."""
+    click.echo(text, err=True)
+
+
+def print_json(value: object) -> None:
+    """Print a value."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def plain(text: str) -> str:
+    """Return foreign text without what a terminal would obey."""
+    return "".join(mark if mark.isprintable() else "?" for mark in text)
+
+
+def who() -> str:
+    """Return who is working, for the log of changes."""
+    name = os.environ.get("SUDO_USER") or _login()
+    return plain(name).replace(" ", "_") or "?"
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid{os.getuid()}"
+
+
+def suggest(site: Site) -> None:
+    """Print the next sensible step."""
+    say(f"Next: {PROGRAM} {_next_step(site)}")
+
+
+def _next_step(site: Site) -> str:
+    if not private_path(site, Role.OATS).exists():
+        return f"keygen {site.path}"
+    if not site.build_names():
+        return f"publish {site.path} TREE --build NAME"
+    if not site.laptops():
+        return f"laptops import {site.path} FILE.csv"
+    if not site.rollout().assignments:
+        newest = site.build_names()[-1]
+        return f"assign {site.path} --build {newest} --percent 10"
+    return f"serve {site.path}, or status {site.path} when it runs"
+
+
+@contextlib.contextmanager
+def guard() -> Iterator[None]:
+    """Tell an expected failure in one line with a hint, and exit with its code."""
+    try:
+        yield
+    except UpdateError as error:
+        sys.exit(_complain(error))
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _EXTRA:
+            raise
+        sys.exit(_complain(MissingExtra(module)))
+
+
+def _complain(error: UpdateError) -> int:
+    note(f"{PROGRAM}: {plain(str(error))}")
+    hint = _ADVICE.get(type(error)) or error.hint()
+    if hint:
+        note(f"  hint: {plain(hint)}")
+    return error.exit_code

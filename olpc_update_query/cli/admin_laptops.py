@@ -1,0 +1,172 @@
+"""The laptops of a site: import, list, show, their leases, the stolen ones."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from olpc_update_query.cli.admin_console import (
+    AS_JSON,
+    PROGRAM,
+    SITE,
+    note,
+    open_site,
+    plain,
+    print_json,
+    say,
+    suggest,
+    who,
+)
+from olpc_update_query.errors import Malformed, UnknownLaptop
+from olpc_update_query.server.laptops import (
+    Laptop,
+    import_rows,
+    normal_serial,
+    read_rows,
+)
+from olpc_update_query.server.site import Site
+from olpc_update_query.system.host import SystemClock
+
+SERIAL = click.argument("serial", metavar="SERIAL")
+
+
+def _find(site: Site, serial: str) -> Laptop:
+    try:
+        found = site.laptops().get(normal_serial(serial))
+    except Malformed as error:
+        raise click.BadParameter(error.reason, param_hint="SERIAL") from error
+    if found is None:
+        raise UnknownLaptop(f"laptop {plain(serial)}", "is not in laptops.csv")
+    return found
+
+
+@click.group()
+def laptops() -> None:
+    """Import, list and show laptops."""
+
+
+@laptops.command("import")
+@SITE
+@click.argument("file", type=click.File("rb"), metavar="FILE.csv")
+def import_(site: Path, file: BinaryIO) -> None:
+    """Add the laptops of a list, or what it says about those that are known.
+
+    The first line names the columns: serial, and any of uuid, group, stream, name,
+    stolen. An empty cell keeps what was known. A list with a mistake in it changes
+    nothing at all. FILE.csv may be - for the standard input.
+    """
+    opened = open_site(site)
+    rows = read_rows(file.read(), file.name)
+    with opened.change(who(), f"import {len(rows)} laptops"):
+        result = import_rows(opened.laptops(), rows)
+        opened.save_laptops(result.laptops)
+    say(
+        f"{result.added} laptops are new, {result.changed} have changed; "
+        f"{len(result.laptops)} are listed now."
+    )
+    without = sum(laptop.uuid is None for laptop in result.laptops.values())
+    if without:
+        note(f"{without} of them have no uuid and can get no lease.")
+    suggest(opened)
+
+
+@laptops.command("list")
+@SITE
+@click.option("--group", help="Only those of a group.")
+@AS_JSON
+def list_(site: Path, group: str | None, as_json: bool) -> None:
+    """List the laptops of the site."""
+    from olpc_update_query.cli.admin_tables import show_table
+
+    found = sorted(open_site(site).laptops().values())
+    chosen = [one for one in found if group is None or one.group == group]
+    if as_json:
+        print_json([one._asdict() for one in chosen])
+        return
+    rows = [
+        [*(cell or "" for cell in one[:5]), "stolen" if one.stolen else ""]
+        for one in chosen
+    ]
+    show_table(("SERIAL", "UUID", "GROUP", "STREAM", "NAME", "STOLEN"), rows)
+
+
+@laptops.command()
+@SITE
+@SERIAL
+@AS_JSON
+def show(site: Path, serial: str, as_json: bool) -> None:
+    """Tell everything about one laptop: what it gets and why, what it said last."""
+    from olpc_update_query.server.overview import look_at
+    from olpc_update_query.server.reports import Reports
+
+    opened = open_site(site)
+    laptop = _find(opened, serial)
+    reports = Reports(opened.reports)
+    try:
+        facts = look_at(opened, reports, laptop)
+    finally:
+        reports.close()
+    if as_json:
+        print_json(facts)
+        return
+    from olpc_update_query.cli.admin_tables import show_facts
+
+    show_facts(facts)
+
+
+@click.command()
+@SITE
+@SERIAL
+@click.option("--days", type=click.IntRange(1, 3650), help="How long it lasts.")
+def lease(site: Path, serial: str, days: int | None) -> None:
+    """Sign a lease for one laptop and print it, for a stick or to be sent.
+
+    Save it as lease.sig in the laptop's /security. What the server gives the laptop
+    when it asks does not change.
+    """
+    from olpc_update_query.server.keys import load_key
+    from olpc_update_query.server.leases import sign_lease
+    from olpc_update_query.trust.keys import Role
+
+    opened = open_site(site)
+    laptop = _find(opened, serial)
+    if laptop.uuid is None:
+        raise UnknownLaptop(f"laptop {laptop.serial}", "has no uuid in laptops.csv")
+    if laptop.stolen:
+        raise UnknownLaptop(f"laptop {laptop.serial}", "is marked stolen")
+    length = days or opened.settings().lease_days or 21
+    with opened.change(who(), f"lease for {laptop.serial}, {length} days"):
+        made = sign_lease(
+            laptop,
+            laptop.uuid,
+            signer=load_key(opened, Role.LEASE),
+            now=SystemClock().now(),
+            days=length,
+        )
+    click.echo(made.line, nl=False)
+    note(f"This lease lets {laptop.serial} start for {length} days.")
+    note("Next: save it as /security/lease.sig of that laptop.")
+
+
+@click.command()
+@SITE
+@SERIAL
+@click.option("--clear", is_flag=True, help="It was found again.")
+def stolen(site: Path, serial: str, clear: bool) -> None:
+    """Mark a laptop as stolen: it loses its lease when it next asks."""
+    opened = open_site(site)
+    known = _find(opened, serial)
+    what = "no longer stolen" if clear else "stolen"
+    with opened.change(who(), f"{known.serial} is {what}"):
+        marked = _find(opened, serial)._replace(stolen=not clear)
+        opened.save_laptops({**opened.laptops(), marked.serial: marked})
+    say(f"{marked.serial} is marked {what}.")
+    if clear:
+        say("It gets a lease again when it asks, or on a stick:")
+        say(f"Next: {PROGRAM} lease {site} {marked.serial}")
+    else:
+        say("It is told so, and gets no lease, whenever it asks.")
+        say(f"Next: `{PROGRAM} laptops show {site} {marked.serial}` tells from where.")
+
+
+COMMANDS = (laptops, lease, stolen)

@@ -1,0 +1,234 @@
+"""Which laptops get which build: assign, unassign, pause, resume."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from olpc_update_query.cli.admin_console import (
+    PROGRAM,
+    SITE,
+    note,
+    open_site,
+    say,
+    who,
+)
+from olpc_update_query.cli.admin_site import read_build
+from olpc_update_query.errors import Malformed
+from olpc_update_query.model.orders import Reboot
+from olpc_update_query.model.wire import BuildId
+from olpc_update_query.server.laptops import normal_serial, parse_group, parse_stream
+from olpc_update_query.server.rollout import (
+    DEFAULT,
+    Assignment,
+    Kind,
+    Rollout,
+    Scope,
+    succeed,
+)
+from olpc_update_query.server.rollout_text import with_assignment, with_pause
+from olpc_update_query.server.site import Site
+from olpc_update_query.system.host import SystemClock
+
+_T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., None])
+
+
+def _scoped(command: _F) -> _F:
+    """Add the options that say for whom."""
+    for option, text in (
+        ("--serial", "Only this laptop."),
+        ("--group", "Only the laptops of this group in laptops.csv."),
+        ("--stream", "Only the laptops that follow this stream."),
+    ):
+        command = click.option(option, help=text)(command)
+    return command
+
+
+def _scope(stream: str | None, group: str | None, serial: str | None) -> Scope | None:
+    """Return for whom; None when no option says it."""
+    given = [
+        (Kind.STREAM, stream, parse_stream),
+        (Kind.GROUP, group, parse_group),
+        (Kind.SERIAL, serial, normal_serial),
+    ]
+    scopes = []
+    for kind, name, parse in given:
+        if name is not None:
+            try:
+                scopes.append(Scope(kind, parse(name)))
+            except Malformed as error:
+                raise click.BadParameter(error.reason, param_hint=kind) from error
+    if len(scopes) > 1:
+        raise click.UsageError("give one of --stream, --group and --serial")
+    return scopes[0] if scopes else None
+
+
+@click.command()
+@SITE
+@click.option("--build", callback=read_build, required=True, help="The build.")
+@_scoped
+@click.option(
+    "--percent",
+    type=click.IntRange(0, 100),
+    default=100,
+    show_default=True,
+    help="How many of 100 laptops; raising it only adds laptops.",
+)
+@click.option(
+    "--allow-downgrade/--no-allow-downgrade",
+    default=None,
+    help="Whether to install it although a newer build is there.",
+)
+@click.option(
+    "--sticky/--no-sticky",
+    default=None,
+    help="Whether laptops keep it when they make room.",
+)
+@click.option(
+    "--reboot",
+    type=click.Choice([str(when) for when in Reboot]),
+    help="When laptops restart into it.",
+)
+@click.option(
+    "--not-before",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M", "%Y-%m-%d"]),
+    help="When it may be activated, UTC.",
+)
+def assign(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    site: Path,
+    build: BuildId,
+    stream: str | None,
+    group: str | None,
+    serial: str | None,
+    percent: int,
+    allow_downgrade: bool | None,
+    sticky: bool | None,
+    reboot: str | None,
+    not_before: datetime | None,
+) -> None:
+    """Tell laptops which build to run.
+
+    The most specific assignment decides: --serial, else --group, else --stream, else
+    the one without any of them. What is not said stays as it was for the same build.
+    """
+    opened = open_site(site)
+    opened.need_build(build)
+    scope = _scope(stream, group, serial) or DEFAULT
+    with opened.change(who(), f"assign build {build} to {scope}, {percent} percent"):
+        old = opened.rollout().assignments.get(scope)
+        new = succeed(old, build, percent)
+        new = replace(
+            new,
+            allow_downgrade=_or(allow_downgrade, new.allow_downgrade),
+            sticky=_or(sticky, new.sticky),
+            reboot=new.reboot if reboot is None else Reboot(reboot),
+            not_before=_or(_seconds(not_before), new.not_before),
+            changed=SystemClock().now(),
+            by=who(),
+        )
+        opened.save_rollout(with_assignment(opened.rollout_text(), scope, new))
+    _tell(opened, scope, new)
+
+
+def _or(value: _T | None, default: _T) -> _T:
+    return default if value is None else value
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp())
+
+
+def _tell(site: Site, scope: Scope, assignment: Assignment) -> None:
+    share = "" if assignment.percent == 100 else f" ({assignment.percent} percent)"
+    say(f"Assigned build {assignment.build} to {scope}{share}.")
+    rollout = site.rollout()
+    told, whole = _count(site, rollout, scope, assignment)
+    say(f"That is {told} of the {whole} listed laptops it is for.")
+    if assignment.percent < 100:
+        others = assignment.others
+        rest = f"stay with build {others}" if others else "are told nothing"
+        say(f"The others {rest}.")
+    if rollout.paused or assignment.paused:
+        note(f"It is paused: `{PROGRAM} resume {site.path}` lets it go on.")
+    if assignment.percent < 100:
+        words = f"assign {site.path} --build {assignment.build}"
+        option = f" --{scope.kind} {scope.name}" if scope.name else ""
+        say(f"Next: watch `{PROGRAM} status {site.path}`, then")
+        say(f"  {PROGRAM} {words}{option} --percent 100")
+    else:
+        say(f"Next: {PROGRAM} status {site.path}")
+
+
+def _count(
+    site: Site, rollout: Rollout, scope: Scope, assignment: Assignment
+) -> tuple[int, int]:
+    """Return how many listed laptops get the build, and how many it is for."""
+    active = Rollout({**rollout.assignments, scope: replace(assignment, paused=False)})
+    told = whole = 0
+    for laptop in site.laptops().values():
+        choice = active.choose(laptop.serial, laptop.group, laptop.stream)
+        if choice.scope == scope:
+            whole += 1
+            told += choice.build == assignment.build
+    return told, whole
+
+
+@click.command()
+@SITE
+@_scoped
+def unassign(
+    site: Path, stream: str | None, group: str | None, serial: str | None
+) -> None:
+    """Take an assignment back; a less specific one decides then."""
+    opened = open_site(site)
+    scope = _scope(stream, group, serial) or DEFAULT
+    with opened.change(who(), f"unassign {scope}"):
+        opened.save_rollout(with_assignment(opened.rollout_text(), scope, None))
+    say(f"Nothing is assigned to {scope} any more.")
+    say(f"Next: {PROGRAM} status {site}")
+
+
+def _pause(site: Path, scope: Scope | None, *, paused: bool) -> None:
+    opened = open_site(site)
+    what = "everything" if scope is None else str(scope)
+    with opened.change(who(), f"{'pause' if paused else 'resume'} {what}"):
+        opened.save_rollout(with_pause(opened.rollout_text(), scope, paused=paused))
+    rollout = opened.rollout()
+    if paused:
+        say(f"Paused {what}: no laptop is told to update; leases go on.")
+        say(f"Next: `{PROGRAM} resume` with the same words lets it go on.")
+        return
+    say(f"Resumed {what}.")
+    for other, assignment in rollout.assignments.items():
+        if assignment.paused:
+            note(f"Still paused: {other}.")
+    if rollout.paused:
+        note("Still paused: everything.")
+    say(f"Next: {PROGRAM} status {site}")
+
+
+@click.command()
+@SITE
+@_scoped
+def pause(
+    site: Path, stream: str | None, group: str | None, serial: str | None
+) -> None:
+    """Stop telling laptops to update: all, or those of one assignment."""
+    _pause(site, _scope(stream, group, serial), paused=True)
+
+
+@click.command()
+@SITE
+@_scoped
+def resume(
+    site: Path, stream: str | None, group: str | None, serial: str | None
+) -> None:
+    """Undo a pause."""
+    _pause(site, _scope(stream, group, serial), paused=False)
+
+
+COMMANDS = (assign, unassign, pause, resume)

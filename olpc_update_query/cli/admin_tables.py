@@ -1,0 +1,93 @@
+"""Tables on a terminal."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from olpc_update_query.cli.admin_console import plain, say
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.server.overview import Overview, Row, moment
+
+_SHOWN = 30
+
+
+def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows in columns that are as wide as they need to be."""
+    cells = [list(header), *([plain(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        say("  ".join(padded).rstrip())
+
+
+def show_overview(view: Overview) -> None:
+    """Print what ``status`` tells."""
+    say(plain(f"{view.site}, {moment(view.time)} UTC"))
+    say(
+        f"{view.listed} laptops are listed; {view.today} asked in the last day, "
+        f"{view.week} in the last week; {view.stolen} are marked stolen."
+    )
+    for problem in view.problems:
+        say(plain(f"PROBLEM: {problem}"))
+    if view.paused:
+        say("All updates are PAUSED.")
+    say()
+    _show_shares(view)
+    _show_running(view)
+    _show_rows("Who asked last:", view.latest)
+    _show_rows("Not in laptops.csv:", view.unlisted)
+
+
+def _show_shares(view: Overview) -> None:
+    if not view.shares:
+        say("Nothing is assigned.")
+    for share in view.shares:
+        changed, by = share.assignment.changed, share.assignment.by
+        when = f"  [{moment(changed)} {by or ''}".rstrip() + "]" if changed else ""
+        say(plain(f"{share.whom}: {share.text}{when}"))
+
+
+def _show_running(view: Overview) -> None:
+    if view.running:
+        say()
+        rows = [(name or "?", str(count)) for name, count in view.running.items()]
+        show_table(("RUNS", "LAPTOPS"), sorted(rows))
+
+
+def _show_rows(title: str, rows: Sequence[Row]) -> None:
+    if not rows:
+        return
+    say()
+    say(title)
+    header = ("SERIAL", "ASKED", "FROM", "RUNS", "TOLD", "LEASE UNTIL", "LAST RESULT")
+    show_table(header, [_cells(row) for row in rows[:_SHOWN]])
+    if len(rows) > _SHOWN:
+        say(f"... and {len(rows) - _SHOWN} more: --json lists them")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    state = row.state
+    return (
+        state.serial,
+        row.asked,
+        state.address,
+        state.build or "",
+        "stolen" if state.stolen else state.ordered or "",
+        row.lease,
+        state.result,
+    )
+
+
+def show_facts(facts: Mapping[str, Json]) -> None:
+    """Print what ``laptops show`` tells."""
+    events = facts.get("events")
+    for name, value in facts.items():
+        if name != "events" and value not in {None, ""}:
+            say(plain(f"{name.replace('_', ' ')}: {value}"))
+    if isinstance(events, list) and events:
+        say()
+        say("What changed, newest first:")
+        rows = [
+            [str(event.get(key)) for key in ("time", "kind", "detail")]
+            for event in events
+            if isinstance(event, dict)
+        ]
+        show_table(("TIME", "WHAT", "NOW"), rows)

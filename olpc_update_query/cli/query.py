@@ -1,0 +1,245 @@
+"""olpc-update-query: ask, look, hold."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from olpc_update_query import errors
+from olpc_update_query.cli import render
+from olpc_update_query.cli.console import run_command
+from olpc_update_query.cli.options import Common, common
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.policy.schedule import DAY, HOUR, MINUTE, Trigger
+from olpc_update_query.trust.keys import Role
+
+PROGRAM = "olpc-update-query"
+UNITS = {"m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+
+_pass = click.make_pass_decorator(Common, ensure=True)
+
+
+def main() -> NoReturn:
+    """Do what the command line says."""
+    run_command(query, PROGRAM)
+
+
+@click.group(invoke_without_command=True)
+@click.option(
+    "--trigger",
+    type=click.Choice([str(trigger) for trigger in Trigger]),
+    default=str(Trigger.MANUAL),
+    show_default=True,
+    help="What woke this run.",
+)
+@click.option("--now", is_flag=True, help="Ask even if no query is due.")
+@click.option("--dry-run", is_flag=True, help="Ask and verify, but change nothing.")
+@click.version_option(package_name=PROGRAM)
+@common
+@click.pass_context
+def query(context: click.Context, trigger: str, now: bool, dry_run: bool) -> None:
+    """Ask the school server whether to renew the lease and which build to run.
+
+    Without a subcommand it polls once, if a query is due.
+    """
+    if context.invoked_subcommand is None:
+        _poll(context.ensure_object(Common), Trigger(trigger), now, dry_run)
+
+
+def _poll(given: Common, trigger: Trigger, now: bool, dry_run: bool) -> NoReturn:
+    from olpc_update_query.run.poll import Poll, Wish
+
+    console = given.console()
+    with console.guard():
+        machine = given.machine()
+        if machine.settings.ignore_signature:
+            console.warn(render.UNSIGNED)
+        sys.exit(Poll(machine, console, Wish(trigger, now, dry_run)).run())
+
+
+@query.command()
+@common
+@_pass
+def status(given: Common) -> None:
+    """Show what the laptop runs, knows and waits for."""
+    from olpc_update_query.run.facts import look
+    from olpc_update_query.run.status import gather, show_as_asker
+
+    console = given.console()
+    with console.guard():
+        machine = given.machine()
+
+        facts = look(machine)
+
+        def show() -> None:
+            found = gather(machine, facts)
+            if console.as_json:
+                console.print_json(found)
+                return
+            for line in render.status(found, machine.clock.now()):
+                console.say(line)
+
+        sys.exit(show_as_asker(machine, show))
+
+
+@query.command()
+@click.option(
+    "-n", "--lines", default=20, show_default=True, help="How many events to show."
+)
+@common
+@_pass
+def history(given: Common, lines: int) -> None:
+    """Show what the last runs came to."""
+    from olpc_update_query.run.status import events, show_as_asker
+
+    console = given.console()
+    with console.guard():
+        machine = given.machine()
+
+        def show() -> None:
+            found = events(machine, lines)
+            if console.as_json:
+                console.print_json(list(found))
+                return
+            for event in found:
+                console.say(render.event(event))
+
+        sys.exit(show_as_asker(machine, show))
+
+
+@query.command()
+@click.argument("duration", required=False)
+@common
+@_pass
+def hold(given: Common, duration: str | None) -> None:
+    """Hold updates, for DURATION (such as 12h, 3d or 2w) or until `release`.
+
+    Leases are never held.
+    """
+    from olpc_update_query.run.facts import set_hold
+
+    console = given.console()
+    with console.guard():
+        machine = given.machine()
+        now = machine.clock.now()
+        until = None if duration is None else now + _seconds(duration)
+        set_hold(machine, since=now, until=until)
+        if console.as_json:
+            console.print_json({"held": True, "until": until})
+        elif not given.quiet:
+            console.say(f"updates are held {render.until(until, now)}")
+
+
+def _seconds(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,4})([mhdw])", text.strip())
+    if found is None or not int(found[1]):
+        raise click.BadParameter(f"{text!r} is not a duration such as 12h, 3d or 2w")
+    return int(found[1]) * UNITS[found[2]]
+
+
+@query.command()
+@common
+@_pass
+def release(given: Common) -> None:
+    """Let updates go on."""
+    from olpc_update_query.run.facts import release_hold
+
+    console = given.console()
+    with console.guard():
+        was_held = release_hold(given.machine())
+        if console.as_json:
+            console.print_json({"held": False})
+        elif not given.quiet:
+            console.say(f"updates {'go on' if was_held else 'were not held'}")
+
+
+@query.command()
+@click.option(
+    "--tick",
+    default=60,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Seconds between two looks at the due time.",
+)
+@common
+@_pass
+def daemon(given: Common, tick: int) -> NoReturn:
+    """Stay, and start a run whenever a query is due."""
+    command = [sys.executable, "-m", "olpc_update_query.daemon"]
+    command += ["--tick", str(tick), "--root", str(given.root)]
+    if given.config is not None:
+        command += ["--config", str(given.config)]
+    os.execv(sys.executable, command)  # noqa: S606 - the same interpreter, a list
+
+
+@query.group(invoke_without_command=True)
+@click.pass_context
+def keys(context: click.Context) -> None:
+    """Show and change which keys are trusted; alone it lists them."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_keys)
+
+
+@keys.command("list")
+@common
+@_pass
+def list_keys(given: Common) -> None:
+    """List the trusted keys, and where each is from."""
+    from olpc_update_query.system.keyring import load_keys
+
+    console = given.console()
+    ring = load_keys(given.root)
+    if console.as_json:
+        rows: list[Json] = [
+            {"role": str(key.role), "id": key.key_id, "origin": key.origin}
+            for key in ring
+        ]
+        console.print_json(rows)
+        return
+    for key in ring:
+        console.say(f"{key.role:<6} {key.key_id}  {key.origin}")
+    if not len(ring):
+        console.say("no key is trusted: no answer will be believed")
+
+
+@keys.command("add")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--role",
+    type=click.Choice(["oats", "lease"]),
+    required=True,
+    help="What the key may sign: answers and orders, or leases.",
+)
+@click.option(
+    "--name", default="site", show_default=True, help="Part of the file name."
+)
+@common
+@_pass
+def add_key(given: Common, file: Path, role: str, name: str) -> None:
+    """Trust the public key in FILE."""
+    from olpc_update_query.system.keyring import add_key
+
+    console = given.console()
+    with console.guard():
+        path = add_key(given.root, file, role=Role(role), name=name)
+        console.say(f"trusted from now on: {path}")
+
+
+@keys.command("remove")
+@click.argument("key_id")
+@common
+@_pass
+def remove_key(given: Common, key_id: str) -> None:
+    """Trust a deployed key no longer, named by the beginning of its id."""
+    from olpc_update_query.system.keyring import remove_keys
+
+    console = given.console()
+    with console.guard():
+        removed = remove_keys(given.root, key_id)
+        if not removed:
+            raise errors.ConfigError(key_id, "no deployed key has this id")
+        for path in removed:
+            console.say(f"removed: {path}")

@@ -1,0 +1,262 @@
+"""olpc-update: install a build by hand, go back, look after what is installed."""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from olpc_update_query import errors
+from olpc_update_query.cli import render
+from olpc_update_query.cli.console import Console, run_command
+from olpc_update_query.cli.options import Common, common
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.model.messages import BuildId, parse_build_id
+from olpc_update_query.perform_update.activate import Layout
+from olpc_update_query.system.files import hold_lock
+from olpc_update_query.system.work import prepare, work_area
+
+PROGRAM = "olpc-update"
+BY_THEMSELVES = ("list_targets", "rollback", "installed", "verify", "sticky", "purge")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the command line asks for."""
+
+    build: str | None
+    list_targets: bool
+    usb: str | None
+    rollback: bool
+    installed: bool
+    verify: bool
+    sticky: str | None
+    purge: str | None
+    force: bool
+    reboot: bool
+
+    @property
+    def chosen(self) -> str:
+        """Which of the things was asked for that need neither build nor stick."""
+        found = [name for name in BY_THEMSELVES if getattr(self, name)]
+        if len(found) > 1 or (found and self.build is not None):
+            raise click.UsageError("these options exclude each other")
+        return found[0] if found else ""
+
+
+def main() -> NoReturn:
+    """Do what the command line says."""
+    run_command(update, PROGRAM)
+
+
+@click.command()
+@click.argument("build", required=False)
+@click.option("-r", "--reboot", is_flag=True, help="Restart into the new build.")
+@click.option(
+    "-f",
+    "--force",
+    is_flag=True,
+    help="Install it even if it failed on this laptop, or before its time.",
+)
+@click.option("-l", "--list-targets", is_flag=True, help="List what can be installed.")
+@click.option(
+    "--usb",
+    is_flag=False,
+    flag_value="",
+    metavar="[PATH]",
+    help="Install from a stick, the one at PATH or any that is mounted.",
+)
+@click.option("--rollback", is_flag=True, help="Boot the alternate build next.")
+@click.option("--installed", is_flag=True, help="List what is installed.")
+@click.option("--verify", is_flag=True, help="Read every installed file again.")
+@click.option("--sticky", metavar="BUILD", help="Never delete BUILD.")
+@click.option("--purge", metavar="BUILD", help="Delete BUILD.")
+@click.version_option(package_name="olpc-update-query")
+@common
+@click.pass_context
+def update(
+    context: click.Context, /, build: str | None, usb: str | None, **given: object
+) -> None:
+    """Install BUILD beside the one that is running, and boot it next.
+
+    With --usb the build may be left out: the newest on the stick.
+    """
+    found = context.ensure_object(Common)
+    found.program = PROGRAM
+    if usb is not None and build is None and usb and not Path(usb).exists():
+        build, usb = usb, ""  # `olpc-update --usb 762`: the stick was left out
+    wanted = Wanted(build=build, usb=usb, **given)  # type: ignore[arg-type]  # click's
+    _require_one_thing(wanted)
+    console = found.console()
+    with console.guard():
+        sys.exit(_do(found, wanted, console))
+
+
+def _require_one_thing(wanted: Wanted) -> None:
+    if wanted.usb is not None and wanted.chosen not in {"", "list_targets"}:
+        raise click.UsageError("--usb goes with BUILD or --list-targets only")
+    if not wanted.chosen and wanted.build is None and wanted.usb is None:
+        raise click.UsageError("say which BUILD to install; -l lists them")
+
+
+def _do(given: Common, wanted: Wanted, console: Console) -> int:
+    match wanted:
+        case Wanted(list_targets=True):
+            return _list_targets(given, wanted, console)
+        case Wanted(sticky=str(build)):
+            return _mark_sticky(given, console, _build(build))
+        case Wanted(purge=str(build)):
+            return _purge(given, console, _build(build))
+        case Wanted(build=None, usb=None):
+            return _LOOK_AFTER[wanted.chosen](given, console)
+        case _:
+            return _install(given, wanted, console)
+
+
+def _build(text: str) -> BuildId:
+    try:
+        return parse_build_id(text)
+    except errors.Malformed as error:
+        raise click.BadParameter(str(error)) from None
+
+
+# --- installing --------------------------------------------------------------------
+
+
+def _install(given: Common, wanted: Wanted, console: Console) -> int:
+    from olpc_update_query.run.by_hand import ByHand
+    from olpc_update_query.system.power import restart
+
+    machine = given.machine()
+    build, places = _places(given, wanted)
+    code = ByHand(machine, console, build, places, force=wanted.force).run()
+    if code == 0 and wanted.reboot and machine.is_real():
+        restart()
+    return code
+
+
+def _places(given: Common, wanted: Wanted) -> tuple[BuildId, Sequence[str]]:
+    from olpc_update_query.run.places import choose, url_of
+
+    build = None if wanted.build is None else _build(wanted.build)
+    if wanted.usb is None and build is not None:
+        servers = given.settings().servers
+        return build, [f"{server}builds/{build}/" for server in servers]
+    path, found = _stick(given, wanted.usb or "")
+    place = choose(found, build, str(path))
+    return parse_build_id(place.name), [url_of(place)]
+
+
+def _stick(given: Common, path: str) -> tuple[Path, dict[BuildId, Path]]:
+    from olpc_update_query.run.places import on_stick, sticks
+
+    if path:
+        return Path(path), on_stick(Path(path))
+    mounted = sticks(given.root)
+    if not mounted:
+        raise errors.BuildNotFound("--usb", "no stick with builds is mounted")
+    return mounted[0], on_stick(mounted[0])
+
+
+def _list_targets(given: Common, wanted: Wanted, console: Console) -> int:
+    from olpc_update_query.run.places import list_builds
+
+    if wanted.usb is not None:
+        path, found = _stick(given, wanted.usb)
+        rows = [(str(path), sorted(found))]
+    else:
+        rows = list(list_builds(given.machine()))
+    if console.as_json:
+        console.print_json(dict(rows))
+        return 0
+    for where, builds in rows:
+        for build in builds:
+            console.say(f"{build:<20} {where}")
+    return 0
+
+
+# --- what is installed -------------------------------------------------------------
+
+
+def _list_installed(given: Common, console: Console) -> int:
+    layout = Layout.detect(given.root)
+    rows: list[dict[str, Json]] = [
+        {
+            "build": found.build,
+            "running": found.build == layout.running(),
+            "boots_next": found.build == layout.current(),
+            "alternate": found.build == layout.alternate(),
+            "sticky": layout.is_sticky(found.build),
+        }
+        for found in layout.installed()
+    ]
+    if console.as_json:
+        console.print_json(rows)
+        return 0
+    for row in rows:
+        console.say(render.installed(row))
+    return 0
+
+
+def _verify(given: Common, console: Console) -> int:
+    from olpc_update_query.perform_update.audit import audit
+    from olpc_update_query.system.files import disk_errors
+
+    damaged = 0
+    for found in Layout.detect(given.root).installed():
+        with disk_errors(found.tree):
+            for difference in audit(found.contents, found.tree):
+                damaged += 1
+                console.complain(f"build {found.build}: {difference}")
+    text = f"{damaged} differences" if damaged else "every file is as it should be"
+    if console.as_json:
+        console.print_json({"differences": damaged, "text": text})
+    elif console.level >= 0:
+        console.say(text)
+    return errors.TreeError.exit_code if damaged else 0
+
+
+def _rollback(given: Common, console: Console) -> int:
+    from olpc_update_query.run.facts import give_up
+
+    machine = given.machine()
+    prepare(machine.work)
+    with hold_lock(machine.work.lock, "olpc-update --rollback"):
+        layout = Layout.detect(given.root)
+        left = layout.current()
+        build = layout.rollback()
+        if left is not None:
+            with contextlib.suppress(errors.UpdateError):  # its manifest may be damaged
+                give_up(machine, layout, left)
+    return _tell_build(console, build, f"build {build} boots next")
+
+
+_LOOK_AFTER = {
+    "installed": _list_installed,
+    "verify": _verify,
+    "rollback": _rollback,
+}
+
+
+def _mark_sticky(given: Common, console: Console, build: BuildId) -> int:
+    Layout.detect(given.root).set_sticky(build)
+    return _tell_build(console, build, f"build {build} is never deleted")
+
+
+def _purge(given: Common, console: Console, build: BuildId) -> int:
+    work = work_area(given.root)
+    prepare(work)
+    with hold_lock(work.lock, f"olpc-update --purge {build}"):
+        Layout.detect(given.root).purge(build)
+    return _tell_build(console, build, f"build {build} is deleted")
+
+
+def _tell_build(console: Console, build: BuildId, text: str) -> int:
+    if console.as_json:
+        console.print_json({"build": build, "text": text})
+    elif console.level >= 0:
+        console.say(text)
+    return 0

@@ -1,0 +1,393 @@
+"""Packs: the contents of a build, as zstd frames that a digest proves.
+
+``docs/pack.md`` is the formats' description. This module holds what full packs and
+delta packs (`olpc_update_query.model.delta`) have in common, the index of a full
+pack, and the choice of the ranges to ask for.
+
+A segment is one zstd frame, made with a stretch of a base content as its raw
+dictionary. Whoever reads one needs memory for the segment's base and for a window of
+at most 8 MiB, whatever the size of the content.
+"""
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import BinaryIO, NamedTuple
+
+from olpc_update_query.errors import CorruptContent, Malformed
+from olpc_update_query.model import canonical
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.model.entry import DIGEST_LENGTH, MAX_INT
+from olpc_update_query.model.wire import Sha256, parse_sha256
+
+SEGMENT = 4 << 20
+BASE_WINDOW = 8 << 20
+WINDOW_LOG = 23
+MAX_LINE = 1 << 20
+MAX_REQUESTS = 48
+CLOSE_GAP = 16 << 10
+
+_CHUNK = 128 << 10
+_FORMAT = "olpc-update-pack"
+_VERSION = 1
+
+
+class Segment(NamedTuple):
+    """One zstd frame.
+
+    Attributes:
+        base_offset: Where its dictionary begins in the base content.
+        base_length: Length of the dictionary in bytes, 0 for none.
+        packed: Length of the frame in bytes.
+        size: Length of what is inside.
+    """
+
+    base_offset: int
+    base_length: int
+    packed: int
+    size: int
+
+
+class Frame(NamedTuple):
+    """One content in a pack.
+
+    Attributes:
+        digest: SHA-256 of the content, 32 raw bytes.
+        size: Its length in bytes.
+        base: Digest of the content that its segments are patches of; None when it is
+            whole, and then it has one segment.
+        offset: Where its first segment begins in the pack; the others follow.
+        segments: Its parts, in order.
+    """
+
+    digest: bytes
+    size: int
+    base: bytes | None
+    offset: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def packed(self) -> int:
+        """Length of all segments in bytes."""
+        return sum(segment.packed for segment in self.segments)
+
+
+# --- segments -----------------------------------------------------------------
+
+
+def pack_segment(
+    raw: bytes | memoryview, base: bytes | memoryview, level: int
+) -> bytes:
+    """Compress one segment.
+
+    Args:
+        raw: At most `SEGMENT` bytes.
+        base: The stretch of the base that it resembles, at most `BASE_WINDOW` bytes;
+            empty for none.
+        level: zstd's level, 1 to 22.
+    """
+    import zstandard
+
+    dictionary = None
+    if base:
+        dictionary = zstandard.ZstdCompressionDict(
+            base, dict_type=zstandard.DICT_TYPE_RAWCONTENT
+        )
+    # A hash table of 2^21 entries finds as much in 12 MiB as a larger one.
+    level_parameters = zstandard.ZstdCompressionParameters.from_level
+    sizes = {"source_size": len(raw), "dict_size": len(base)}
+    hash_log = min(level_parameters(level, **sizes).hash_log, 21)
+    parameters = level_parameters(
+        level, **sizes, hash_log=hash_log, write_dict_id=False
+    )
+    compressor = zstandard.ZstdCompressor(
+        dict_data=dictionary, compression_params=parameters
+    )
+    return compressor.compress(raw)
+
+
+def pack_content(chunks: Iterable[bytes], size: int, level: int) -> Iterator[bytes]:
+    """Compress a whole content of any size as one frame.
+
+    Args:
+        chunks: The content in pieces.
+        size: Its length in bytes.
+        level: zstd's level.
+
+    Yields:
+        The frame in pieces.
+
+    Raises:
+        CorruptContent: The pieces are not of that length.
+    """
+    import zstandard
+
+    level_parameters = zstandard.ZstdCompressionParameters.from_level
+    sizes = {"source_size": size, "dict_size": 0}
+    window_log = min(level_parameters(level, **sizes).window_log, WINDOW_LOG)
+    parameters = level_parameters(level, **sizes, window_log=window_log)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters)
+    packer = compressor.compressobj(size=size)
+    try:
+        for chunk in chunks:
+            yield packer.compress(chunk)
+        yield packer.flush()
+    except zstandard.ZstdError:
+        raise CorruptContent("content", f"{size} bytes", "another length") from None
+
+
+def unpack_segment(
+    packed: bytes | memoryview | BinaryIO, base: bytes | memoryview, size: int
+) -> Iterator[bytes]:
+    """Expand one segment, a piece at a time.
+
+    Nothing of it is proven: the caller compares the digest of the whole content.
+
+    Args:
+        packed: The frame, or a stream that ends where the frame ends.
+        base: The stretch of the base it was made with; empty for none.
+        size: Length of what is inside.
+
+    Yields:
+        Pieces of at most 128 KiB, ``size`` bytes in all and never more.
+
+    Raises:
+        CorruptContent: It is damaged, needs more memory than a reader has to give,
+            or holds another number of bytes.
+    """
+    import zstandard
+
+    dictionary = None
+    if base:
+        dictionary = zstandard.ZstdCompressionDict(
+            base, dict_type=zstandard.DICT_TYPE_RAWCONTENT
+        )
+    decompressor = zstandard.ZstdDecompressor(
+        dict_data=dictionary, max_window_size=1 << WINDOW_LOG
+    )
+    left = size
+    reader = decompressor.stream_reader(packed, closefd=False)
+    try:
+        # One byte more than may come, to notice it.
+        while chunk := reader.read(min(_CHUNK, left + 1)):
+            left -= len(chunk)
+            if left < 0:
+                break
+            yield chunk
+    except zstandard.ZstdError as error:
+        raise CorruptContent("packed content", "a zstd frame", str(error)) from None
+    if left:
+        found = "more" if left < 0 else f"{size - left}"
+        raise CorruptContent("packed content", f"{size} bytes", found)
+
+
+# --- the index of a full pack -------------------------------------------------
+
+
+class PackHeader(NamedTuple):
+    """The first line of a full pack's index.
+
+    Attributes:
+        contents: SHA-256 of the build's manifest, hex.
+        frames: How many lines follow.
+        length: Length of the pack in bytes.
+    """
+
+    contents: Sha256
+    frames: int
+    length: int
+
+
+def encode_pack_header(header: PackHeader) -> bytes:
+    """Return the first line of a full pack's index."""
+    fields: dict[str, Json] = {
+        "contents": header.contents,
+        "frames": header.frames,
+        "length": header.length,
+    }
+    return canonical.encode([_FORMAT, _VERSION, fields]) + b"\n"
+
+
+def encode_pack_frame(frame: Frame) -> bytes:
+    """Return the line of a full pack's index for a content that is whole."""
+    return f'["{frame.digest.hex()}",{frame.packed},{frame.size}]\n'.encode()
+
+
+def read_pack_index(stream: BinaryIO) -> tuple[PackHeader, Iterator[Frame]]:
+    """Read the index of a full pack, in constant memory.
+
+    Args:
+        stream: The index, at its first byte.
+
+    Returns:
+        The header, and the frames in the order in which they lie in the pack.
+        Iterating raises `Malformed` where the index is wrong.
+
+    Raises:
+        Malformed: The header is not one.
+    """
+    header = parse_pack_header(stream.readline(MAX_LINE))
+    return header, _read_pack_frames(stream, header)
+
+
+def parse_pack_header(line: bytes) -> PackHeader:
+    """Read the first line of a full pack's index.
+
+    Raises:
+        Malformed: It is not one, or of a version that is not known.
+    """
+    match parse_header_fields(line, _FORMAT, _VERSION):
+        case {"contents": str(contents), "frames": frames, "length": length}:
+            header = PackHeader(
+                parse_sha256(contents), read_count(frames), read_count(length)
+            )
+        case _:
+            raise Malformed(_FORMAT, "its header lacks a field")
+    if encode_pack_header(header) != line:
+        raise Malformed(_FORMAT, "its header has an unknown field")
+    return header
+
+
+def _read_pack_frames(stream: BinaryIO, header: PackHeader) -> Iterator[Frame]:
+    count = offset = 0
+    while line := stream.readline(MAX_LINE):
+        frame = _parse_pack_frame(line, offset)
+        count += 1
+        offset += frame.packed
+        yield frame
+    if (count, offset) != (header.frames, header.length):
+        raise Malformed(_FORMAT, "the header counts other frames")
+
+
+def _parse_pack_frame(line: bytes, offset: int) -> Frame:
+    match parse_line(line):
+        case [digest, packed, size]:
+            segment = Segment(0, 0, read_count(packed), read_count(size))
+            frame = Frame(read_digest(digest), segment.size, None, offset, (segment,))
+        case _:
+            raise Malformed("index entry", "it is not of three fields")
+    if encode_pack_frame(frame) != line:
+        raise Malformed("index entry", "it is not written canonically")
+    return frame
+
+
+# --- fields, for both kinds of pack -------------------------------------------
+
+
+def parse_header_fields(line: bytes, name: str, version: int) -> Json:
+    """Return the third item of a header line ``[name, version, fields]``.
+
+    Raises:
+        Malformed: It is not such a line.
+    """
+    value = canonical.decode(line.removesuffix(b"\n"))
+    if not isinstance(value, list) or len(value) != 3 or value[0] != name:
+        raise Malformed(name, "the first line is not its header")
+    if type(value[1]) is not int or value[1] != version:
+        raise Malformed(name, f"version {value[1]} is not known")
+    return value[2]
+
+
+def parse_line(line: bytes) -> Json:
+    """Parse a line quickly and leniently; the caller compares it with its twin.
+
+    Raises:
+        Malformed: It is not JSON at all.
+    """
+    try:
+        value: Json = json.loads(line)
+    except (ValueError, RecursionError):
+        raise Malformed("index entry", "it is not JSON") from None
+    return value
+
+
+def read_count(value: Json) -> int:
+    """Return a number of bytes or things.
+
+    Raises:
+        Malformed: It is anything else.
+    """
+    if type(value) is not int or not 0 <= value <= MAX_INT:
+        raise Malformed("index entry", "a number of bytes is not one")
+    return value
+
+
+def read_digest(value: Json) -> bytes:
+    """Return the raw bytes of a digest in hex.
+
+    Raises:
+        Malformed: It is anything else.
+    """
+    try:
+        raw = bytes.fromhex(value) if isinstance(value, str) else b""
+    except ValueError:
+        raw = b""
+    if len(raw) != DIGEST_LENGTH:
+        raise Malformed("index entry", "a digest is not one")
+    return raw
+
+
+# --- ranges -------------------------------------------------------------------
+
+
+class Range(NamedTuple):
+    """A stretch of a pack.
+
+    Attributes:
+        offset: Its first byte.
+        length: How many bytes.
+    """
+
+    offset: int
+    length: int
+
+
+def coalesce(wanted: Iterable[Frame], max_requests: int = MAX_REQUESTS) -> list[Range]:
+    """Choose what to ask for so that few requests bring all wanted frames.
+
+    Gaps under 16 KiB are cheaper to fetch than another request. Of the others the
+    largest stay gaps, as many as the number of requests allows.
+
+    Args:
+        wanted: Frames in the order of their offsets.
+        max_requests: The most ranges to return, at least 1.
+
+    Returns:
+        Ranges in order, with gaps between them.
+
+    Raises:
+        ValueError: The frames are not in order, or ``max_requests`` is none.
+    """
+    if max_requests < 1:
+        raise ValueError("at least one request is needed")
+    ranges = _close_small_gaps(wanted)
+    gaps = [
+        (after.offset - before.offset - before.length, number)
+        for number, (before, after) in enumerate(pairwise(ranges), start=1)
+    ]
+    breaks = sorted(number for _, number in heapq.nlargest(max_requests - 1, gaps))
+    bounds = [0, *breaks, len(ranges)] if ranges else []
+    return [_span(ranges[first], ranges[end - 1]) for first, end in pairwise(bounds)]
+
+
+def _close_small_gaps(wanted: Iterable[Frame]) -> list[Range]:
+    ranges: list[Range] = []
+    for frame in wanted:
+        this = Range(frame.offset, frame.packed)
+        if not ranges:
+            ranges.append(this)
+            continue
+        last = ranges[-1]
+        gap = this.offset - last.offset - last.length
+        if gap < 0:
+            raise ValueError("the frames are not in order")
+        if gap < CLOSE_GAP:
+            ranges[-1] = _span(last, this)
+        else:
+            ranges.append(this)
+    return ranges
+
+
+def _span(first: Range, last: Range) -> Range:
+    return Range(first.offset, last.offset + last.length - first.offset)

@@ -1,0 +1,106 @@
+"""Writing and copying the bytes of files: holes stay holes, clones stay clones."""
+
+import errno
+import fcntl
+import os
+from typing import Final
+
+BLOCK: Final = 4096
+CHUNK: Final = 256 << 10
+_SMALL: Final = 64 << 10
+_ZEROS: Final = bytes(BLOCK)
+_FICLONE: Final = 0x40049409
+_CANNOT: Final = {
+    errno.EOPNOTSUPP,
+    errno.ENOTTY,
+    errno.EXDEV,
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.EPERM,
+}
+
+
+def write_sparse(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write data at an offset, leaving out the blocks that are all zero.
+
+    The caller gives the file its size in the end, and the file has to be new: what
+    is left out is not written over.
+    """
+    view = memoryview(data)
+    start = at = 0
+    while at < len(view):
+        length = min(BLOCK - (offset + at) % BLOCK, len(view) - at)
+        if not view[at] and view[at : at + length] == _ZEROS[:length]:
+            _write(descriptor, view[start:at], offset + start)
+            start = at + length
+        at += length
+    _write(descriptor, view[start:], offset + start)
+
+
+def _write(descriptor: int, view: memoryview, offset: int) -> None:
+    while view:
+        done = os.pwrite(descriptor, view, offset)
+        view, offset = view[done:], offset + done
+
+
+class Copier:
+    """Copies the content of one open file into another, new one.
+
+    Whether the file system can clone and whether the kernel can copy by itself is
+    learned from the first refusal.
+    """
+
+    def __init__(self) -> None:
+        self._can_clone = self._can_copy = True
+
+    def copy(self, source: int, target: int) -> int:
+        """Copy everything; return the number of bytes.
+
+        Raises:
+            OSError: The disk is full or failing.
+        """
+        facts = os.fstat(source)
+        size = facts.st_size
+        if size > _SMALL:
+            if self._clone(source, target):
+                return size
+            if facts.st_blocks * 512 >= size and self._copy_inside(
+                source, target, size
+            ):
+                return size
+        _copy_sparse(source, target, size)
+        return size
+
+    def _clone(self, source: int, target: int) -> bool:
+        if self._can_clone:
+            try:
+                fcntl.ioctl(target, _FICLONE, source)
+            except OSError as error:
+                if error.errno not in _CANNOT:
+                    raise
+                self._can_clone = False
+        return self._can_clone
+
+    def _copy_inside(self, source: int, target: int, size: int) -> bool:
+        """Let the kernel copy; say whether it did."""
+        done = 0
+        while self._can_copy and done < size:
+            try:
+                count = os.copy_file_range(source, target, size - done, done, done)
+            except OSError as error:
+                if error.errno not in _CANNOT or done:
+                    raise
+                self._can_copy = False
+            else:
+                if not count:
+                    break
+                done += count
+        return self._can_copy
+
+
+def _copy_sparse(source: int, target: int, size: int) -> None:
+    offset = 0
+    while data := os.pread(source, CHUNK, offset):
+        write_sparse(target, data, offset)
+        offset += len(data)
+    os.ftruncate(target, size)

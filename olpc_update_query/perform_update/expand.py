@@ -1,0 +1,235 @@
+"""Expanding downloaded contents without believing, or even reading, what is in them.
+
+Indexes, frames and patches were written by somebody unprivileged, so a child process
+(`expander`) reads them that is as unprivileged. It says what it could make; the
+parent says what it wants, hands over the file that a patch starts from, and hashes
+what comes back while writing it to where nobody else can write. A hostile pack can
+make the child die or send wrong bytes: then there is one content less, and no harm.
+
+Messages on the socket, one packet each, begin with a letter. From the child: ``F`` a
+content is at hand (digest, size, the base's digest or zeros); ``D`` bytes of it;
+``L`` the last bytes of it; ``X`` it cannot be made; ``B`` the rest of the file is
+damaged; ``Q`` that was all. From the parent: ``N`` not that one; ``Y`` send it, with
+the base's descriptor if it needs one.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Collection, Iterator
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from olpc_update_query.errors import CorruptContent
+from olpc_update_query.perform_update.expander import NO_BASE, OFFER, PACKET, live
+from olpc_update_query.perform_update.store import DELTA, SPOOL, Downloads
+from olpc_update_query.perform_update.vault import Vault
+
+_log = logging.getLogger(__name__)
+
+_MOST_DEATHS: Final = 3
+_SILENCE: Final = (
+    300  # seconds; a child that says nothing for so long is as good as dead
+)
+
+
+class Offer(NamedTuple):
+    """A content that the child says it can make.
+
+    Attributes:
+        digest: What it is said to be.
+        size: Its length in bytes.
+        base: Digest of the content it is a patch of; None when it is whole.
+    """
+
+    digest: bytes
+    size: int
+    base: bytes | None
+
+
+class Expanded:
+    """What came of the downloads.
+
+    Attributes:
+        patched: Contents made by patches.
+        fetched: Contents that came whole.
+        bad: Files (`DELTA`, `SPOOL`) that gave a wrong content or none.
+    """
+
+    def __init__(self) -> None:
+        self.patched = self.fetched = 0
+        self.bad: set[str] = set()
+
+
+class Wishes(NamedTuple):
+    """What the parent wants of the child.
+
+    Attributes:
+        size_of: The size of a content that is wanted, None for any other.
+        open_base: Opens an installed file of that content; None when there is none.
+        refuse: Digests for which a delta pack is not to be used.
+        most: How many contents the build can have; a pack that offers more is hostile.
+    """
+
+    size_of: Callable[[bytes], int | None]
+    open_base: Callable[[bytes], int | None]
+    refuse: Collection[bytes]
+    most: int
+
+
+def expand(downloads: Downloads, vault: Vault, wishes: Wishes) -> Expanded:
+    """Make every wanted content that the downloads can give.
+
+    A child that dies is replaced by one that goes on behind the content it died of.
+
+    Args:
+        downloads: What was fetched.
+        vault: Where proven contents go.
+        wishes: What is wanted.
+
+    Returns:
+        What was made. That something is missing is for the caller to find.
+
+    Raises:
+        OSError: The disk is full or failing.
+    """
+    result = Expanded()
+    for file in (DELTA, SPOOL):
+        if file in downloads.descriptors():
+            _exhaust(downloads, file, vault, wishes, result)
+    return result
+
+
+def _exhaust(
+    downloads: Downloads, file: str, vault: Vault, wishes: Wishes, result: Expanded
+) -> None:
+    """Take all that one file can give, with as many children as that needs."""
+    seen = 0
+    for _ in range(_MOST_DEATHS):
+        with _Child(downloads, file, wishes.refuse, seen) as child:
+            _converse(child, file, vault, wishes, result)
+        seen += child.offers
+        if child.is_done:
+            return
+        if not child.offers or seen > wishes.most:
+            break
+    result.bad.add(file)
+
+
+def _converse(
+    child: "_Child", file: str, vault: Vault, wishes: Wishes, result: Expanded
+) -> None:
+    """Take what one child offers, until it has no more or is dead."""
+    while (offer := child.next_offer()) is not None:
+        if child.offers > wishes.most:
+            _log.warning("%s offers more contents than the build has", file)
+            return
+        is_wanted, base = _consider(offer, vault, wishes)
+        child.answer(b"Y" if is_wanted else b"N", base)
+        if not is_wanted:
+            continue
+        try:
+            with vault.receive(offer.digest, offer.size) as receiver:
+                for data in child.content():
+                    receiver.write(data)
+        except CorruptContent as wrong:
+            _log.warning("%s: content %s: %s", file, offer.digest.hex(), wrong)
+            result.bad.add(file)
+            if not child.is_in_step:
+                return
+        else:
+            result.patched += offer.base is not None
+            result.fetched += offer.base is None
+
+
+def _consider(offer: Offer, vault: Vault, wishes: Wishes) -> tuple[bool, int | None]:
+    """Say whether a content is wanted; open the base that it needs."""
+    if wishes.size_of(offer.digest) != offer.size or vault.has(offer.digest):
+        return False, None
+    if offer.base is None:
+        return True, None
+    base = wishes.open_base(offer.base)
+    return base is not None, base
+
+
+class _Child:
+    """The parent's end of the conversation.
+
+    Attributes:
+        offers: How many contents the child has offered.
+        is_in_step: Whether it is alive and keeps to the protocol.
+        is_done: Whether it has come to its end.
+    """
+
+    def __init__(
+        self, downloads: Downloads, file: str, refuse: Collection[bytes], skip: int
+    ) -> None:
+        self.offers = 0
+        self.is_in_step, self.is_done = True, False
+        self._buffer = memoryview(bytearray(PACKET + 1))
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.settimeout(_SILENCE)
+        self._pid = os.fork()
+        if self._pid == 0:
+            live(theirs, downloads, file, refuse, skip)
+        theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+    def next_offer(self) -> Offer | None:
+        """Return what the child offers next; None when there is no more to come."""
+        letter, body = self._receive()
+        if letter == b"F" and len(body) == OFFER.size:
+            digest, size, base = OFFER.unpack(body)
+            self.offers += 1
+            return Offer(digest, size, None if base == NO_BASE else base)
+        self.is_done = letter == b"Q"
+        self.is_in_step = False
+        return None
+
+    def answer(self, letter: bytes, base: int | None) -> None:
+        """Say what is to become of the latest offer; closes the base."""
+        try:
+            socket.send_fds(self._socket, [letter], [] if base is None else [base])
+        except (ConnectionError, TimeoutError):
+            _log.debug("the child is dead; the next packet will say so")
+        finally:
+            if base is not None:
+                os.close(base)
+
+    def content(self) -> Iterator[memoryview]:
+        """Yield the bytes of the content that was asked for.
+
+        Raises:
+            CorruptContent: The child could not make it, or is dead.
+        """
+        self.is_in_step = False  # whoever stops in the middle leaves it so
+        letter = b"D"
+        while letter == b"D":
+            letter, body = self._receive()
+            self.is_in_step = letter in {b"L", b"X"}
+            if letter not in {b"D", b"L"}:
+                raise CorruptContent("packed content", "a content", "something else")
+            yield body
+
+    def _receive(self) -> tuple[bytes, memoryview]:
+        """Return the next packet's letter and the rest of it; empty after a death."""
+        try:
+            count = self._socket.recv_into(self._buffer)
+        except (ConnectionError, TimeoutError):
+            count = 0
+        return bytes(self._buffer[: min(count, 1)]), self._buffer[1:count]

@@ -1,0 +1,225 @@
+"""Fetch what a build needs and the laptop lacks, from wherever it can be had.
+
+Runs without privileges. A delta pack from an installed build is tried first, then
+ranges of the full pack, then the sources of other kinds, in the order's order. A
+source that is dead, lies or stalls is left for the next; what it gave is kept.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from olpc_update_query import errors
+from olpc_update_query.model.orders import Order
+from olpc_update_query.perform_update.activate import InstalledTree, Layout
+from olpc_update_query.perform_update.sources.delta import begun_from, fetch_delta
+from olpc_update_query.perform_update.sources.full import (
+    check_wanted,
+    fetch_manifest,
+    fetch_ranges,
+)
+from olpc_update_query.perform_update.sources.http import WebFiles
+from olpc_update_query.perform_update.sources.intake import Intake
+from olpc_update_query.perform_update.sources.local import LocalFiles, directory_of
+from olpc_update_query.perform_update.sources.rsync import RsyncOptions, RsyncSource
+from olpc_update_query.perform_update.sources.spool import Files
+from olpc_update_query.perform_update.store import DELTA, SPOOL
+from olpc_update_query.ports import Clock, Progress, Transport
+
+_DELTAS = 3  # installed builds for which a delta pack is asked for
+_SMALL = 256 * 1024  # bytes to fetch for which ranges are enough
+_FAILURES = (
+    errors.NetworkError,
+    errors.CorruptContent,
+    errors.Malformed,
+    errors.UntrustedContents,
+)
+
+
+class FetchReport(NamedTuple):
+    """What a fetch has cost.
+
+    Attributes:
+        received: Bytes received over the network.
+        sent: Bytes sent.
+        requests: Requests made, and runs of rsync.
+        source: What gave something, by name: ``delta``, ``manifest`` (or the index of
+            a full pack), ``pack``, ``rsync``, joined by ``+``.
+        gave: How many bytes each of them gave. Files of a stick count only here.
+    """
+
+    received: int = 0
+    sent: int = 0
+    requests: int = 0
+    source: str = ""
+    gave: tuple[tuple[str, int], ...] = ()
+
+
+def fetch(  # noqa: PLR0913 - all that a download depends on
+    order: Order,
+    *,
+    layout: Layout,
+    downloads: Path,
+    transport: Transport,
+    progress: Progress,
+    clock: Clock,
+    rsync: RsyncOptions | None = None,
+    wanted: Collection[bytes] = (),
+) -> FetchReport:
+    """Fetch until everything that the order's build needs is there.
+
+    Without anything to fetch it makes no request.
+
+    Args:
+        order: A verified order.
+        layout: The laptop's builds.
+        downloads: ``downloads/<order.contents>`` in the asker's work area.
+        transport: HTTP.
+        progress: Who is told.
+        clock: For pauses.
+        rsync: How rsync is run.
+        wanted: Digests that proved to be damaged where they should be.
+
+    Returns:
+        What it has cost.
+
+    Raises:
+        SourceFailed: Every source failed; what has come is kept.
+        BuildNotFound: No source has the build.
+        NoAnswer: Every source is behind a portal.
+        ProxyRefused: The proxy lets nothing through.
+        NoSpace: It cannot fit.
+        TreeError: The disk is failing.
+    """
+    intake = Intake(order, layout.installed(), downloads, wanted, progress, clock)
+    with intake:
+        fetcher = _Fetcher(intake, transport, rsync or RsyncOptions())
+        fetcher.run()
+        return fetcher.report()
+
+
+class _Fetcher:
+    """One fetch: the sources in turn, and what each was good for."""
+
+    def __init__(
+        self, intake: Intake, transport: Transport, options: RsyncOptions
+    ) -> None:
+        self._intake, self._transport, self._options = intake, transport, options
+        self._failures: list[errors.UpdateError] = []
+        self._before = transport.received, transport.sent, transport.requests
+        self._rsync: list[RsyncSource] = []
+
+    def run(self) -> None:
+        """Try one source after the other until nothing is needed."""
+        if self._is_done():
+            return
+        for url in self._intake.order.urls:
+            error = self._attempt(url)
+            if self._is_done():
+                return
+            error = error or errors.SourceFailed(url, "it lacks a part")
+            self._failures.append(error)
+            self._intake.progress.step(f"left for the next source: {error}")
+        raise self._summary()
+
+    def report(self) -> FetchReport:
+        """Add up what it has cost."""
+        received, sent, requests = self._before
+        gave = sorted(item for item in self._intake.gave.items() if item[1])
+        transport = self._transport
+        return FetchReport(
+            transport.received - received + sum(one.received for one in self._rsync),
+            transport.sent - sent + sum(one.sent for one in self._rsync),
+            transport.requests - requests + sum(one.requests for one in self._rsync),
+            "+".join(kind for kind, _ in gave),
+            tuple(gave),
+        )
+
+    def _is_done(self) -> bool:
+        return self._intake.has_manifest and not self._intake.needs()
+
+    def _attempt(self, url: str) -> errors.UpdateError | None:
+        """Fetch from one source; return why it failed, if it did."""
+        try:
+            self._try(url)
+        except _FAILURES as error:
+            return error
+        return None
+
+    def _try(self, url: str) -> None:
+        if url.startswith("rsync:"):
+            self._from_rsync(RsyncSource(url, self._intake, self._options))
+        elif (directory := directory_of(url)) is not None:
+            self._from_files(LocalFiles(url, directory))
+        else:
+            self._from_files(WebFiles(url, self._transport))
+
+    # --- packs ------------------------------------------------------------------
+
+    def _from_files(self, files: Files) -> None:
+        intake = self._intake
+        self._intake.progress.step(f"asking {files.url}")
+        if self._wants_delta() and self._from_delta(files):
+            return
+        if not intake.has_manifest:
+            fetch_manifest(intake, files)
+        if intake.wanted:
+            check_wanted(intake)
+        if intake.needs():
+            fetch_ranges(intake, files)
+        if intake.wanted:
+            check_wanted(intake)
+
+    def _wants_delta(self) -> bool:
+        """Tell whether a delta pack is the way to go on."""
+        intake = self._intake
+        if intake.wanted or (intake.directory / DELTA).exists():
+            return False
+        if not intake.has_manifest:
+            return True
+        spool = intake.directory / SPOOL
+        begun = spool.exists() and spool.stat().st_size > 0
+        return not begun and intake.needs().size > _SMALL
+
+    def _from_delta(self, files: Files) -> bool:
+        """Fetch a delta pack; say whether it brought all that is needed."""
+        for tree in self._bases():
+            try:
+                if fetch_delta(self._intake, files, tree):
+                    return self._is_done()
+            except (
+                errors.Malformed,
+                errors.CorruptContent,
+                errors.UntrustedContents,
+            ) as error:
+                self._intake.progress.step(f"a delta pack is of no use: {error}")
+        return False
+
+    def _bases(self) -> list[InstalledTree]:
+        """Return the builds to start from; the one that was begun with comes first."""
+        intake = self._intake
+        begun = begun_from(intake)
+        trees = [tree for tree in intake.installed if intake.manifest_digest(tree)]
+        first = [tree for tree in trees if intake.manifest_digest(tree) == begun]
+        return (first + [tree for tree in trees if tree not in first])[:_DELTAS]
+
+    # --- rsync ------------------------------------------------------------------
+
+    def _from_rsync(self, source: RsyncSource) -> None:
+        self._rsync.append(source)
+        if not self._intake.has_manifest:
+            source.fetch_manifest()
+        source.fetch_files()
+
+    # --- the end ------------------------------------------------------------------
+
+    def _summary(self) -> errors.UpdateError:
+        """Say in one line what became of each source."""
+        build = f"build {self._intake.order.build}"
+        if not self._failures:
+            return errors.BuildNotFound(build, "the order names no source that has it")
+        reasons = "; ".join(str(error) for error in self._failures)
+        for kind in (errors.BuildNotFound, errors.NoAnswer, errors.ProxyRefused):
+            if all(isinstance(error, kind) for error in self._failures):
+                return kind(build, reasons)
+        return errors.SourceFailed(build, reasons)

@@ -1,0 +1,87 @@
+"""A build in a directory: a stick, or another disk."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from olpc_update_query import errors
+from olpc_update_query.ports import Stream
+
+_PIECE = 64 * 1024
+
+
+def directory_of(url: str) -> Path | None:
+    """Return the directory that a ``file:`` URL or an absolute path names."""
+    if url.startswith("/"):
+        return Path(url)
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+class LocalFiles:
+    """The files of one build in a directory (``spool.Files``).
+
+    Args:
+        url: How it is called in messages.
+        directory: Where it is.
+    """
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self.url = url.rstrip("/")
+        self._directory = directory
+
+    def open(
+        self,
+        name: str,
+        *,
+        start: int = 0,
+        length: int | None = None,
+        validator: str | None = None,
+    ) -> Stream:
+        """Open a file by its path in the build's directory.
+
+        Raises:
+            BuildNotFound: It is not there.
+            NetworkError: It cannot be read.
+        """
+        where = f"{self.url}/{name}"
+        try:
+            descriptor = os.open(
+                self._directory / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            raise errors.BuildNotFound(where, "not there") from None
+        except OSError as error:
+            raise _unreadable(where, error) from error
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            os.close(descriptor)
+            raise errors.NetworkError(where, "not a file")
+        version = f"{facts.st_dev} {facts.st_ino} {facts.st_size} {facts.st_mtime_ns}"
+        if start >= facts.st_size or (validator and validator != version):
+            start, length = 0, None
+        chunks = _read(where, descriptor, start, length)
+        return Stream(start, facts.st_size, chunks, version)
+
+
+def _read(
+    where: str, descriptor: int, start: int, length: int | None
+) -> Iterator[bytes]:
+    try:
+        os.lseek(descriptor, start, os.SEEK_SET)
+        while piece := os.read(descriptor, min(_PIECE, length or _PIECE)):
+            if length is not None:
+                length -= len(piece)
+            yield piece
+            if length == 0:
+                return
+    except OSError as error:
+        raise _unreadable(where, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def _unreadable(where: str, error: OSError) -> errors.NetworkError:
+    return errors.NetworkError(where, f"cannot be read: {error.strerror}")

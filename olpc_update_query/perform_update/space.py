@@ -1,0 +1,85 @@
+"""Whether a build fits, and what may go so that it does."""
+
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from olpc_update_query.errors import NoSpace
+from olpc_update_query.model.messages import BuildId
+from olpc_update_query.perform_update.activate import Layout, Partitioned
+from olpc_update_query.perform_update.plan import BLOCK, Totals
+from olpc_update_query.ports import Progress
+
+_RESERVE: Final = 1 << 20  # left free for state, logs and the journal
+_SPARE_INODES: Final = 64
+_EXT4_KEEPS: Final = 4096  # blocks
+
+
+class Need(NamedTuple):
+    """What an installation will take from a file system.
+
+    Attributes:
+        path: A directory of the file system.
+        size: Bytes, in whole blocks.
+        inodes: How many.
+    """
+
+    path: Path
+    size: int
+    inodes: int
+
+    def is_met(self) -> bool:
+        """Say whether there is so much."""
+        room = os.statvfs(self.path)
+        has_inodes = room.f_files == 0 or room.f_ffree >= self.inodes + _SPARE_INODES
+        return has_inodes and usable_bytes(self.path) >= self.size + _RESERVE
+
+
+def usable_bytes(path: Path) -> int:
+    """Return the bytes that may be written where ``path`` is.
+
+    Root may use what is reserved for it, but not what ext4 keeps for itself: 2 % of
+    the disk, at most 16 MiB of 4 KiB blocks, which ``f_bfree`` counts as free.
+    """
+    room = os.statvfs(path)
+    blocks = room.f_bavail
+    if os.geteuid() == 0:
+        kept = min(room.f_blocks // 50, _EXT4_KEEPS)
+        blocks = max(blocks, room.f_bfree - kept)
+    return blocks * room.f_frsize
+
+
+def forecast(layout: Layout, totals: Totals, at_hand: int) -> list[Need]:
+    """Return what making a tree, its run copy and its boot files will take.
+
+    Args:
+        layout: The laptop.
+        totals: What the tree consists of.
+        at_hand: Bytes of its files that are on the disk already.
+    """
+    directories = totals.directories * BLOCK + totals.names * 3 // 2
+    size = max(0, totals.new_blocks - at_hand) + 2 * directories
+    inodes = totals.files + 2 * (totals.directories + totals.links)
+    needs = [Need(layout.versions, size, inodes)]
+    if isinstance(layout, Partitioned):
+        needs.append(Need(layout.bootpart, totals.boot_bytes, 0))
+    return needs
+
+
+def make_room(layout: Layout, need: Need, progress: Progress, *, keep: BuildId) -> None:
+    """Delete the build that may go first.
+
+    Args:
+        layout: The laptop.
+        need: What there is not enough of.
+        progress: Who is told.
+        keep: The build that is being installed.
+
+    Raises:
+        NoSpace: None may go.
+    """
+    victims = [build for build in layout.purgeable() if build != keep]
+    if not victims:
+        raise NoSpace(str(need.path), need.size + _RESERVE, usable_bytes(need.path))
+    progress.step(f"deleting build {victims[0]} to make room")
+    layout.purge(victims[0])

@@ -1,0 +1,171 @@
+"""When to ask. Pure: the clock and the dice come in as arguments.
+
+The next due time is drawn once, when a query ends, and kept on disk. A trigger that
+comes before it does nothing. A laptop that missed it (it was off, or had no link)
+draws a moment in the next five minutes, so that a class that opens its laptops
+together does not ask together; the drawn moment replaces the due time.
+
+All times are seconds since the epoch by this laptop's own clock, right or wrong: they
+are only ever compared with that clock. ``draw`` is a random number, 0 <= draw < 1.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from olpc_update_query.policy.due import LONGEST, Due
+
+MINUTE = 60
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+DEFAULT_INTERVAL = DAY
+MIN_INTERVAL = 15 * MINUTE
+"""The shortest interval a server may ask for; a lease pulls no harder either."""
+
+SPREAD = 5 * MINUTE
+"""How far the moment of an overdue laptop is drawn: with a trigger at least every
+five minutes it asks within ten minutes of getting a link."""
+
+ON_TIME = 10 * MINUTE
+"""How late a trigger may come and still count as the one that was waited for."""
+
+FIRST_BACKOFF = 5 * MINUTE
+LAST_BACKOFF = 4 * HOUR
+LONGEST_RETRY_AFTER = DAY
+"""Anybody on the path can send Retry-After; nobody may silence a laptop for longer."""
+
+CLOCK_SLACK = DAY
+"""How far before the time floor a stamp may lie: clocks are never quite right."""
+
+
+class Trigger(StrEnum):
+    """What woke this run."""
+
+    MANUAL = "manual"
+    CRON = "cron"
+    TIMER = "timer"
+    NETWORK = "network"
+    BOOT = "boot"
+    DBUS = "dbus"
+
+
+class Ask(NamedTuple):
+    """Ask at once."""
+
+    reason: str
+
+
+class AskSoon(NamedTuple):
+    """Draw a moment (``draw_moment``), keep it as the due time, ask then."""
+
+    reason: str
+
+
+class NotDue(NamedTuple):
+    """Do nothing before ``until``."""
+
+    until: int
+    reason: str
+
+
+Verdict = Ask | AskSoon | NotDue
+
+
+def judge(trigger: Trigger, due: Due | None, now: int, *, floor: int = 0) -> Verdict:
+    """Decide whether a trigger leads to a query.
+
+    A person who calls is never made to wait for a drawn moment: whoever sits at the
+    laptop wants to see the answer.
+
+    Args:
+        trigger: What woke this run.
+        due: The stamp on disk, if there is one.
+        now: This laptop's clock.
+        floor: The greatest signed time ever seen. A stamp from well before it was
+            made by a clock that was wrong, unless the clock still is.
+    """
+    if due is None or not _is_sound(due, now, floor):
+        return _overdue(trigger, "no valid due time is known")
+    if now < due[1]:
+        return NotDue(due[1], "the next query is not due yet")
+    if trigger is Trigger.NETWORK:
+        return AskSoon("a query is due and a link came up")
+    if now < due[1] + ON_TIME:
+        return Ask("the query is due")
+    return _overdue(trigger, "the query is overdue")
+
+
+def _is_sound(due: Due, now: int, floor: int) -> bool:
+    drawn, until = due
+    stale = drawn < floor - CLOCK_SLACK and now >= floor
+    longest = until - drawn <= LONGEST
+    return drawn <= now and longest and not stale
+
+
+def _overdue(trigger: Trigger, reason: str) -> Verdict:
+    return Ask(reason) if trigger is Trigger.MANUAL else AskSoon(reason)
+
+
+def draw_moment(now: int, draw: float) -> Due:
+    """Draw when an overdue laptop asks: within the next five minutes."""
+    return now, now + 1 + int(draw * (SPREAD - 1))
+
+
+def draw_next(
+    interval: int, now: int, draw: float, *, lease_expiry: int | None = None
+) -> Due:
+    """Draw the next due time after a query that was answered.
+
+    It is `interval` on average, between three and five quarters of it. A lease pulls
+    it to at most half-way to the lease's end, so that a server must be out of reach
+    for half a lease to hurt; an expired one pulls no more.
+
+    Args:
+        interval: How often to ask, in seconds.
+        now: This laptop's clock.
+        draw: The dice.
+        lease_expiry: When the lease ends, by this laptop's clock.
+    """
+    wait = int(interval * (0.75 + draw / 2))
+    if lease_expiry is not None and lease_expiry > now:
+        wait = min(wait, _half_way(lease_expiry - now, draw))
+    return now, now + min(wait, LONGEST)
+
+
+def _half_way(left: int, draw: float) -> int:
+    """Return at most half of what is left, spread, but no hammering near the end."""
+    return max(int(left / 2 * (0.5 + draw / 2)), int(MIN_INTERVAL * (0.75 + draw / 4)))
+
+
+def draw_retry(
+    failures: int,
+    now: int,
+    draw: float,
+    *,
+    retry_after: int | None = None,
+    lease_expiry: int | None = None,
+) -> Due:
+    """Draw the next due time after a server failed.
+
+    The wait doubles with each failure, from five minutes to four hours, and lies in
+    the upper half of its bound. The server's own wish is obeyed, up to a day.
+
+    Args:
+        failures: How many queries failed in a row, this one included.
+        now: This laptop's clock.
+        draw: The dice.
+        retry_after: Seconds the server asked us to wait.
+        lease_expiry: When the lease ends; half-way to it is the latest, but the first
+            backoff is the least.
+    """
+    bound = min(FIRST_BACKOFF << min(max(failures, 1), 16), LAST_BACKOFF)
+    wait = int(bound * (1 + draw) / 2)
+    if lease_expiry is not None and lease_expiry > now:
+        wait = max(
+            min(wait, _half_way(lease_expiry - now, draw)),
+            int(FIRST_BACKOFF * (1 + draw)),
+        )
+    if retry_after is not None:
+        asked = min(max(retry_after, 0), LONGEST_RETRY_AFTER)
+        wait = max(wait, asked + int(draw * max(MINUTE, asked // 4)))
+    return now, now + wait

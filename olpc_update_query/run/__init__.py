@@ -1,0 +1,1 @@
+"""One run: a poll, or an update by hand."""

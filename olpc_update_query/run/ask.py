@@ -1,0 +1,220 @@
+"""The asker's side of a query: ask, verify, remember, draw the next due time."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from olpc_update_query import errors
+from olpc_update_query.model.messages import MAX_ANSWER, Query
+from olpc_update_query.policy.schedule import draw_next, draw_retry
+from olpc_update_query.ports import Reply, Transport
+from olpc_update_query.report import Answered, Asking, Report, Unanswered
+from olpc_update_query.run.machine import Machine, network
+from olpc_update_query.run.memory import Memory, recall, remember
+from olpc_update_query.system.files import disk_errors, replace_file
+from olpc_update_query.trust.answer import TrustedAnswer, open_answer
+from olpc_update_query.trust.keys import Role
+from olpc_update_query.trust.lease import find_lease
+
+PATH = "antitheft/1/"
+TOO_MANY_REQUESTS = 429
+LONGEST_REMARK = 100
+PORTAL_SAYS = 511  # Network Authentication Required: an honest portal
+
+
+class Replied(NamedTuple):
+    """What came of a query.
+
+    Attributes:
+        server: Number of the server that answered, among those configured.
+        trusted: The answer.
+        sent: Bytes sent to all servers.
+        received: Bytes received from all servers.
+    """
+
+    server: int
+    trusted: TrustedAnswer
+    sent: int
+    received: int
+
+
+def ask(machine: Machine, query: Query, report: Report) -> Replied:
+    """Ask each server in turn, until one gives an answer that verifies.
+
+    Raises:
+        NetworkError: Nobody gave an answer.
+        TrustError: Somebody gave one that does not verify, and nobody a better one.
+    """
+    problems: list[errors.UpdateError] = []
+    with network(machine) as transport:
+        for number, server in enumerate(machine.settings.servers):
+            report.tell(Asking(server, query.encode()))
+            try:
+                trusted = _ask_one(machine, transport, server, query)
+            except (errors.NetworkError, errors.TrustError) as error:
+                report.tell(Unanswered(server, error))
+                problems.append(error)
+            else:
+                report.tell(Answered(server, trusted, _keys(machine, trusted)))
+                return Replied(number, trusted, transport.sent, transport.received)
+    raise max(problems, key=_weight)
+
+
+def _ask_one(
+    machine: Machine, transport: Transport, server: str, query: Query
+) -> TrustedAnswer:
+    url = server + PATH
+    reply = transport.post(url, query.encode(), limit=MAX_ANSWER + 1)
+    _require_answer(url, reply)
+    return open_answer(
+        reply.body,
+        nonce=query.nonce,
+        ring=machine.ring,
+        serial=machine.identity.serial,
+        now=machine.clock.now(),
+        floor=recall(machine.asker).floor,
+        check_signature=not machine.settings.ignore_signature,
+    )
+
+
+def _keys(machine: Machine, trusted: TrustedAnswer) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (key.key_id, key.origin)
+        for name in trusted.signers
+        for key in machine.ring.find(Role.OATS, name)
+    )
+
+
+def _require_answer(url: str, reply: Reply) -> None:
+    """Tell an answer from an error page and from a captive portal's page.
+
+    Raises:
+        ServerFailed: The server says so itself.
+        NoAnswer: It is anything else but an answer.
+    """
+    kind = reply.content_type or "no content type"
+    seen = f"HTTP {reply.status}, {kind}, {len(reply.body)} bytes"
+    failed = reply.status >= 500 and reply.status != PORTAL_SAYS
+    if failed or reply.status == TOO_MANY_REQUESTS:
+        raise errors.ServerFailed(url, seen, reply.retry_after)
+    if reply.status != 200 or not reply.body.startswith(b"["):
+        raise errors.NoAnswer(url, f"{seen}: {_remark(reply)}")
+
+
+def _remark(reply: Reply) -> str:
+    """Return what a plain text says, such as our own server's to an unknown laptop."""
+    text = reply.body[:LONGEST_REMARK].decode("utf-8", "replace").strip()
+    if reply.content_type == "text/plain" and text.isprintable():
+        return text
+    return "this is not an answer"
+
+
+def _weight(error: errors.UpdateError) -> int:
+    """Order what several servers did by how much it tells."""
+    match error:
+        case errors.TrustError():
+            return 4
+        case errors.ServerFailed():
+            return 3
+        case errors.ProxyRefused():
+            return 2
+        case errors.NoAnswer():
+            return 1
+        case _:
+            return 0
+
+
+# --- what is kept of it ------------------------------------------------------------
+
+
+def keep_answer(machine: Machine, answer: Replied, lease_expiry: int | None) -> None:
+    """Remember an answer, leave its octets to the installer, draw the next due time.
+
+    Args:
+        machine: The laptop.
+        answer: The answer.
+        lease_expiry: When the installed lease ends, None for never or without one.
+
+    Raises:
+        NotPermitted: The user may not write there.
+        TreeError: The disk refused.
+    """
+    now, said = machine.clock.now(), answer.trusted.answer
+    before = recall(machine.asker)
+    memory = replace(
+        before,
+        floor=answer.trusted.floor,
+        interval=said.interval or before.interval,
+        answered=now,
+        server=machine.settings.servers[answer.server],
+        message=said.message or "",
+        failures=0,
+    )
+    remember(machine.asker, memory)
+    expiry = _lease_expiry(machine, answer.trusted, lease_expiry)
+    machine.asker.write_due(draw_after(machine, memory, expiry))
+    with disk_errors(machine.work.answer, needed=len(answer.trusted.raw)):
+        replace_file(machine.work.answer, answer.trusted.raw)
+
+
+def _lease_expiry(
+    machine: Machine, trusted: TrustedAnswer, installed: int | None
+) -> int | None:
+    if trusted.answer.lease is None:
+        return installed
+    try:
+        return find_lease(
+            trusted.answer.lease,
+            serial=machine.identity.serial,
+            uuid=machine.identity.uuid,
+            ring=machine.ring,
+            now=max(machine.clock.now(), trusted.floor),
+        ).expiry
+    except errors.UntrustedLease:
+        return installed
+
+
+def draw_after(
+    machine: Machine, memory: Memory, lease_expiry: int | None
+) -> tuple[int, int]:
+    """Draw the due time that follows an answer."""
+    now = machine.clock.now()
+    return draw_next(
+        memory.interval,
+        now,
+        machine.draw(),
+        lease_expiry=by_our_clock(lease_expiry, now, memory.floor),
+    )
+
+
+def by_our_clock(moment: int | None, now: int, floor: int) -> int | None:
+    """Return when a signed moment comes by a clock that may be far behind."""
+    return None if moment is None else moment - max(floor - now, 0)
+
+
+def keep_failure(
+    machine: Machine, error: errors.UpdateError, lease_expiry: int | None
+) -> None:
+    """Back off from a server that failed.
+
+    Without a network, or behind a captive portal, nothing is drawn: the due time
+    stays in the past, and the next link-up, or the next tick, asks again.
+    """
+    retry_after = None
+    match error:
+        case errors.ServerFailed():
+            retry_after = error.retry_after
+        case errors.TrustError():
+            pass
+        case _:
+            return
+    now, before = machine.clock.now(), recall(machine.asker)
+    memory = replace(before, failures=before.failures + 1)
+    remember(machine.asker, memory)
+    due = draw_retry(
+        memory.failures,
+        now,
+        machine.draw(),
+        retry_after=retry_after,
+        lease_expiry=by_our_clock(lease_expiry, now, memory.floor),
+    )
+    machine.asker.write_due(due)

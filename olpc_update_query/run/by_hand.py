@@ -1,0 +1,152 @@
+"""`olpc-update BUILD`: a person wants a build, from a server or from a stick.
+
+What is obeyed is the signed order that lies beside the build. Asker and installer
+share the work as in a poll: the asker fetches the order and verifies it, the installer
+verifies the same octets again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from olpc_update_query import errors
+from olpc_update_query.model.messages import BuildId, Order
+from olpc_update_query.policy.decide import Install, Nothing, Refuse, Wait, decide
+from olpc_update_query.policy.schedule import Trigger
+from olpc_update_query.report import Audience, Decided, Outcome, Report, Result, failure
+from olpc_update_query.run.carry_out import CarryOut
+from olpc_update_query.run.facts import Facts, floor, look, situation
+from olpc_update_query.run.machine import (
+    AskerEndedError,
+    Machine,
+    Numbers,
+    Slip,
+    as_asker,
+)
+from olpc_update_query.run.memory import recall
+from olpc_update_query.run.places import LARGEST_ORDER, fetch_order
+from olpc_update_query.system.files import (
+    disk_errors,
+    hold_lock,
+    read_bounded,
+    replace_file,
+)
+from olpc_update_query.system.work import prepare
+from olpc_update_query.trust.answer import TrustedOrder, open_order
+
+SHORT_ID = 16  # the rest of a key's name is the same for every key
+
+
+class ByHand:
+    """One build that somebody wants.
+
+    Args:
+        machine: The laptop.
+        audience: Who listens.
+        build: The build.
+        places: Directories where it may lie, as URLs, in the order to try them.
+        force: Install it even if it failed here, or its time has not come.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        audience: Audience,
+        build: BuildId,
+        places: Sequence[str],
+        *,
+        force: bool = False,
+    ) -> None:
+        self._machine, self._audience = machine, audience
+        self._build, self._places, self._force = build, places, force
+        told = (audience, machine.clock, str(Trigger.MANUAL))
+        self._report = Report(machine.installer, *told)
+        self._asker = Report(machine.asker, *told)
+
+    def run(self) -> int:
+        """Fetch the order, verify it twice, carry it out.
+
+        Returns:
+            The exit code. Everything has been told to the audience.
+        """
+        work = self._machine.work
+        try:
+            prepare(work)
+            with hold_lock(work.lock, f"olpc-update {self._build}"):
+                return self._report_on_it()
+        except AskerEndedError as ended:
+            return ended.exit_code
+        except errors.UpdateError as error:
+            self._audience.end(failure(error))
+            return error.exit_code
+
+    def _report_on_it(self) -> int:
+        self._report.begin(f"looking for build {self._build}")
+        try:
+            outcome = self._update()
+        except AskerEndedError:
+            self._report.rest()
+            raise
+        except errors.UpdateError as error:
+            outcome = failure(error)
+        self._report.end(outcome)
+        return outcome.exit_code
+
+    def _update(self) -> Outcome:
+        machine, slip = self._machine, Slip()
+        facts = look(machine)
+        facts.require_layout()
+        self._report.note(f"looking in {', '.join(self._places)}")
+        as_asker(machine, lambda: self._fetch_order(slip), self._asker)
+        trusted = self._verify_again(facts)
+        place = self._places[min(slip.read().server, len(self._places) - 1)]
+        urls = tuple(dict.fromkeys((place, *trusted.order.urls)))
+        return self._follow(replace(trusted.order, urls=urls), facts)
+
+    def _fetch_order(self, slip: Slip) -> None:
+        machine = self._machine
+        number, raw = fetch_order(machine, self._places)
+        now = max(machine.clock.now(), recall(machine.asker).floor)
+        trusted = self._open(raw, now)
+        signers = ", ".join(name[:SHORT_ID] for name in trusted.signers)
+        self._asker.note(f"{self._places[number]}: its order is signed by {signers}")
+        slip.write(Numbers(server=number))
+        with disk_errors(machine.work.order, needed=len(raw)):
+            replace_file(machine.work.order, raw)
+
+    def _verify_again(self, facts: Facts) -> TrustedOrder:
+        machine = self._machine
+        with disk_errors(machine.work.order):
+            raw = read_bounded(machine.work.order, LARGEST_ORDER)
+        return self._open(raw, max(facts.now, floor(machine)))
+
+    def _open(self, raw: bytes, now: int) -> TrustedOrder:
+        machine = self._machine
+        serial = machine.identity.serial
+        trusted = open_order(raw, ring=machine.ring, serial=serial, now=now)
+        found = trusted.order.build
+        if found != self._build:
+            raise errors.UntrustedAnswer("order", f"it is for build {found}")
+        return trusted
+
+    def _follow(self, order: Order, facts: Facts) -> Outcome:
+        """Decide as a poll does, but a person may do what an unattended run may not."""
+        at = situation(self._machine, facts, order)
+        at = replace(at, stream=None, held=False)
+        if self._force:
+            at = replace(at, failed=frozenset(), on_trial=None)
+            order = replace(order, not_before=None)
+        decision = decide(replace(order, allow_downgrade=True), at, facts.now)
+        if isinstance(decision, Install):
+            decision = decision._replace(reason="somebody asks for it")
+        self._report.tell(Decided(decision))
+        match decision:
+            case Nothing(reason):
+                return Outcome(Result.NOTHING, f"nothing to do: {reason}")
+            case Wait(_, reason):
+                raise errors.OrderRefused(f"{reason}; -f installs it now")
+            case Refuse(reason):
+                raise errors.OrderRefused(reason)
+            case Install():
+                reports = (self._report, self._asker)
+                job = CarryOut(self._machine, order, facts, reports, scheduled=False)
+                return job.run()

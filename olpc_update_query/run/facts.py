@@ -1,0 +1,203 @@
+"""What is known of the laptop before anybody is asked."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+from olpc_update_query import errors
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.model.messages import (
+    NEVER_EXPIRES,
+    BareOrder,
+    BuildId,
+    Order,
+    Query,
+    Sha256,
+)
+from olpc_update_query.perform_update.activate import Layout
+from olpc_update_query.policy.decide import Situation
+from olpc_update_query.report import read_status
+from olpc_update_query.run.machine import Machine
+from olpc_update_query.system.files import disk_errors, free_bytes
+from olpc_update_query.system.security import installed_lease
+from olpc_update_query.system.work import prepare
+from olpc_update_query.trust.lease import Lease
+
+FLOOR = "floor"
+HOLD = "hold"
+GIVEN_UP = "given-up"
+MIB = 1024 * 1024
+LONGEST_RESULT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of the laptop.
+
+    Attributes:
+        layout: Where its builds lie; None where it cannot hold two.
+        lease: The lease on its disk, if that is good.
+        now: The time, never before the greatest signed time seen.
+    """
+
+    layout: Layout | None
+    lease: Lease | None
+    now: int
+
+    @property
+    def lease_expiry(self) -> int | None:
+        """When the lease ends; None for never, and without one."""
+        return None if self.lease is None else self.lease.expiry
+
+    def require_layout(self) -> Layout:
+        """Return the layout.
+
+        Raises:
+            NoVersions: There is none.
+        """
+        if self.layout is None:
+            raise errors.NoVersions("/versions/pristine")
+        return self.layout
+
+
+def look(machine: Machine) -> Facts:
+    """Find out what is known of the laptop; it must be the installer who looks."""
+    try:
+        layout = Layout.detect(machine.root)
+    except errors.NoVersions:
+        layout = None
+    now = max(machine.clock.now(), floor(machine))
+    lease = installed_lease(machine.root, machine.identity, machine.ring, now)
+    return Facts(layout, lease, now)
+
+
+def floor(machine: Machine) -> int:
+    """Return the greatest signed time that the installer has seen."""
+    found = machine.installer.load(FLOOR).get("time")
+    return found if isinstance(found, int) else 0
+
+
+def raise_floor(machine: Machine, time: int) -> None:
+    """Keep a signed time, if it is the greatest so far."""
+    if time > floor(machine):
+        machine.installer.save(FLOOR, {"time": time})
+
+
+def set_hold(machine: Machine, *, since: int, until: int | None) -> None:
+    """Hold updates until a time, or until somebody releases them.
+
+    Raises:
+        NotPermitted: The user may not write there.
+        TreeError: The disk refused.
+    """
+    prepare(machine.work)
+    machine.installer.save(HOLD, {"since": since, "until": until})
+
+
+def release_hold(machine: Machine) -> bool:
+    """Let updates go on.
+
+    Returns:
+        Whether they were held.
+
+    Raises:
+        NotPermitted: The user may not write there.
+        TreeError: The disk refused.
+    """
+    was_held = bool(machine.installer.load(HOLD))
+    if was_held:
+        machine.installer.save(HOLD, {})
+    return was_held
+
+
+def give_up(machine: Machine, layout: Layout, build: BuildId) -> None:
+    """Do not install a build again by itself: somebody went back from it.
+
+    Raises:
+        NotPermitted: The user may not write there.
+        TreeError: The disk refused.
+    """
+    found = machine.installer.load(GIVEN_UP)
+    found[manifest_digest(layout, build)] = {
+        "build": build,
+        "time": machine.clock.now(),
+    }
+    machine.installer.save(GIVEN_UP, found)
+
+
+def forgive(machine: Machine, contents: Sha256) -> None:
+    """Forget that a build was given up: it has been installed again."""
+    found = machine.installer.load(GIVEN_UP)
+    if found.pop(contents, None) is not None:
+        machine.installer.save(GIVEN_UP, found)
+
+
+def make_query(machine: Machine, facts: Facts, nonce: str) -> Query:
+    """Make the query; what there is nothing to say about is left out."""
+    query = Query(machine.identity.serial, nonce, machine.settings.stream or None)
+    if facts.layout is not None:
+        query = replace(query, build=facts.layout.running())
+    if facts.lease is not None:
+        expiry = NEVER_EXPIRES if facts.lease.expiry is None else facts.lease.expiry
+        query = replace(query, lease=facts.lease.line, lease_expiry=expiry)
+    return query
+
+
+def with_report(machine: Machine, query: Query) -> Query:
+    """Add what became of the last attempt to install something, if there was one.
+
+    It reads the state of both sides, so it must be the asker who does this.
+    """
+    both = (read_status(store).last for store in (machine.asker, machine.installer))
+    last = max(both, key=lambda event: str(event.get("time", "")))
+    if "build" not in last:
+        return query
+    report: dict[str, Json] = {
+        "build": last["build"],
+        "free": free_bytes(machine.work.top) // MIB,
+        "result": str(last.get("text", ""))[:LONGEST_RESULT],
+    }
+    return replace(query, report=report)
+
+
+def situation(
+    machine: Machine, facts: Facts, order: Order | BareOrder | None
+) -> Situation:
+    """Gather what the decision about an order depends on."""
+    until = machine.installer.load(HOLD).get("until")
+    situation = Situation(
+        stream=machine.settings.stream or None,
+        held=bool(machine.installer.load(HOLD)),
+        held_until=until if isinstance(until, int) else None,
+        failed=frozenset(Sha256(digest) for digest in machine.installer.load(GIVEN_UP)),
+    )
+    if facts.layout is None:
+        return situation
+    return replace(
+        situation,
+        current=facts.layout.current(),
+        installed=_installed(facts.layout, order),
+    )
+
+
+def _installed(
+    layout: Layout, order: Order | BareOrder | None
+) -> dict[BuildId, Sha256 | None]:
+    """Return the installed builds; only the ordered one's manifest is hashed."""
+    wanted = None if order is None else order.build
+    return {
+        found.build: manifest_digest(layout, found.build)
+        if found.build == wanted
+        else None
+        for found in layout.installed()
+    }
+
+
+def manifest_digest(layout: Layout, build: BuildId) -> Sha256:
+    """Return the digest of an installed build's manifest.
+
+    Raises:
+        TreeError: It cannot be read.
+    """
+    path = layout.contents(build)
+    with disk_errors(path), path.open("rb") as file:
+        return Sha256(hashlib.file_digest(file, "sha256").hexdigest())

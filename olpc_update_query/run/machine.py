@@ -1,0 +1,224 @@
+"""The laptop that a run is about, and the two sides that work on it.
+
+The *asker* talks to the network, the *installer* touches what boots. Run by root they
+are two processes: the asker is a child that can write nothing but its own part of the
+work area, and the installer believes none of it before it has verified it again. Run
+by anybody else, on a directory of his own, they are two functions in one process.
+"""
+
+import contextlib
+import logging
+import mmap
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from olpc_update_query import errors
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.ports import Clock, Transport
+from olpc_update_query.report import Outcome, Report, failure
+from olpc_update_query.system.host import (
+    Identity,
+    SystemClock,
+    draw_fraction,
+    identity,
+)
+from olpc_update_query.system.keyring import load_keys
+from olpc_update_query.system.network import proxies_for
+from olpc_update_query.system.privilege import run_as
+from olpc_update_query.system.settings import Settings
+from olpc_update_query.system.state import StateStore
+from olpc_update_query.system.work import ASKER_USERS, WorkArea, work_area
+from olpc_update_query.trust.keys import KeyRing
+
+USER_AGENT = "olpc-update-query"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The laptop that a run is about.
+
+    Attributes:
+        root: Where its file system begins.
+        settings: What its administrator wants.
+        ring: The keys it trusts.
+        identity: Who it is.
+        work: Where the program keeps its things.
+        clock: Its clocks.
+        draw: The dice, 0 <= draw < 1.
+    """
+
+    root: Path
+    settings: Settings
+    ring: KeyRing
+    identity: Identity
+    work: WorkArea
+    clock: Clock
+    draw: Callable[[], float] = draw_fraction
+
+    @property
+    def asker(self) -> StateStore:
+        """The state that the asker keeps."""
+        return StateStore(self.work.asker)
+
+    @property
+    def installer(self) -> StateStore:
+        """The state that the installer keeps."""
+        return StateStore(self.work.installer)
+
+    def is_real(self) -> bool:
+        """Tell whether this is the machine we run on, and we are its root."""
+        return self.root == Path("/") and os.geteuid() == 0
+
+
+def this_machine(root: Path, settings: Settings) -> Machine:
+    """Find out what a run has to know about the laptop below ``root``.
+
+    Raises:
+        ConfigError: It has no usable serial number or UUID.
+    """
+    given = (settings.serial, settings.uuid)
+    return Machine(
+        root=root,
+        settings=settings,
+        ring=load_keys(root),
+        identity=identity(root, given if any(given) else None),
+        work=work_area(root),
+        clock=SystemClock(),
+    )
+
+
+# --- the asker's process ---------------------------------------------------------
+
+
+class AskerEndedError(Exception):
+    """The asker ended in an error, which it has told and written down itself."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def as_asker(
+    machine: Machine,
+    function: Callable[[], None],
+    report: Report,
+    facts: Mapping[str, Json] | None = None,
+) -> None:
+    """Do something as the asker.
+
+    Args:
+        machine: The laptop.
+        function: What to do; what it returns is lost, see ``Slip``.
+        report: The asker's, which is told when it fails.
+        facts: What else the outcome tells then.
+
+    Raises:
+        AskerEndedError: It failed and said so.
+    """
+
+    def guarded() -> int:
+        try:
+            function()
+        except errors.UpdateError as error:
+            outcome = with_next_due(failure(error), machine)
+            report.end(replace(outcome, facts={**outcome.facts, **(facts or {})}))
+            return error.exit_code
+        return 0
+
+    code = run_as(ASKER_USERS, guarded) if is_separate(machine) else guarded()
+    if code:
+        raise AskerEndedError(code)
+
+
+def is_separate(machine: Machine) -> bool:
+    """Tell whether asker and installer are two processes.
+
+    They are whenever root runs the program, unless ``--root`` names a directory that
+    is closed to the asker's user: what lies there is root's own experiment.
+    """
+    if os.geteuid() != 0:
+        return False
+    return machine.root == Path("/") or _is_open(machine.work.asker)
+
+
+def _is_open(path: Path) -> bool:
+    places = (place for place in (path, *path.parents) if place.exists())
+    return all(place.stat().st_mode & 0o001 for place in places)
+
+
+def with_next_due(outcome: Outcome, machine: Machine) -> Outcome:
+    """Add to an outcome when the next query is due."""
+    due = machine.asker.read_due()
+    if due is None:
+        return outcome
+    return replace(outcome, facts={**outcome.facts, "next_due": due[1]})
+
+
+def set_clock(seconds: int) -> None:
+    """Set the system clock; a clock that cannot be set is only a warning."""
+    try:
+        time.clock_settime(time.CLOCK_REALTIME, seconds)
+    except OSError as error:
+        _log.warning("the clock cannot be set: %s", error.strerror)
+
+
+# --- the asker's network ----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def network(machine: Machine) -> Iterator[Transport]:
+    """Lend the way to the network, until the block ends.
+
+    Raises:
+        ConfigError: A proxy's address in the environment cannot be used.
+    """
+    from olpc_update_query.system.http import HttpTransport
+    from olpc_update_query.system.throttle import ThrottledTransport
+
+    proxies = proxies_for(machine.settings.proxy, os.environ)
+    limit = machine.settings.bandwidth_limit
+    if limit:
+        transport: HttpTransport = ThrottledTransport(
+            USER_AGENT, proxies, machine.clock, limit
+        )
+    else:
+        transport = HttpTransport(USER_AGENT, proxies)
+    with contextlib.closing(transport):
+        yield transport
+
+
+# --- what the asker may say to the installer ---------------------------------------
+
+
+class Numbers(NamedTuple):
+    """What the asker tells the installer, for the report only."""
+
+    server: int = 0
+    sent: int = 0
+    received: int = 0
+    requests: int = 0
+
+
+class Slip:
+    """Memory that asker and installer share, for whole numbers and nothing else."""
+
+    _FORM = struct.Struct(f"<{len(Numbers._fields)}q")
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, self._FORM.size)
+
+    def write(self, numbers: Numbers) -> None:
+        """Leave the numbers for the other side."""
+        self._FORM.pack_into(self._shared, 0, *numbers)
+
+    def read(self) -> Numbers:
+        """Return what the other side left, nothing of it negative."""
+        found = self._FORM.unpack_from(self._shared, 0)
+        return Numbers(*(max(number, 0) for number in found))

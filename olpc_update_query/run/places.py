@@ -1,0 +1,152 @@
+"""Where builds lie that somebody wants by hand: on servers, or on a stick.
+
+Read by the asker. A place is the URL of one build's directory.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from olpc_update_query import errors
+from olpc_update_query.model.messages import BuildId, parse_build_id
+from olpc_update_query.policy.decide import is_downgrade
+from olpc_update_query.ports import Transport
+from olpc_update_query.run.machine import Machine, network
+from olpc_update_query.system.files import read_bounded
+
+ORDER = "order"
+LARGEST_ORDER = 64 * 1024 + 1
+LARGEST_LIST = 1024 * 1024
+MOUNT_PLACES = ("media/*/*", "run/media/*/*", "media/*", "mnt/*", "mnt")
+
+
+# --- sticks ------------------------------------------------------------------------
+
+
+def on_stick(path: Path) -> dict[BuildId, Path]:
+    """Return the builds below a directory, or below its ``builds``."""
+    found: dict[BuildId, Path] = {}
+    for place in (path, path / "builds"):
+        for name in _names_in(place):
+            with contextlib.suppress(errors.Malformed):
+                if (place / name / ORDER).is_file():
+                    found[parse_build_id(name)] = place / name
+    return found
+
+
+def sticks(root: Path) -> list[Path]:
+    """Return the directories where sticks are mounted that hold builds."""
+    places = dict.fromkeys(
+        path for pattern in MOUNT_PLACES for path in sorted(root.glob(pattern))
+    )
+    return [path for path in places if on_stick(path)]
+
+
+def choose(found: dict[BuildId, Path], wanted: BuildId | None, where: str) -> Path:
+    """Return the build that was asked for, else the newest.
+
+    Raises:
+        BuildNotFound: There is none.
+    """
+    if wanted is not None:
+        if wanted not in found:
+            raise errors.BuildNotFound(where, f"there is no signed build {wanted}")
+        return found[wanted]
+    if not found:
+        raise errors.BuildNotFound(where, "there is no signed build")
+    return found[newest(list(found))]
+
+
+def newest(builds: Sequence[BuildId]) -> BuildId:
+    """Return the build that none of the others is newer than."""
+    best, *rest = sorted(builds)
+    for build in rest:
+        best = best if is_downgrade(build, best) else build
+    return best
+
+
+def _names_in(path: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []
+
+
+def url_of(path: Path) -> str:
+    """Return the URL of a build's directory on this machine."""
+    return f"file://{quote(str(path.resolve()))}/"
+
+
+# --- orders ------------------------------------------------------------------------
+
+
+def fetch_order(machine: Machine, places: Sequence[str]) -> tuple[int, bytes]:
+    """Fetch a build's signed order from the first place that has one.
+
+    Returns:
+        The number of the place, and the octets, of which nothing is believed yet.
+
+    Raises:
+        NetworkError: No place has it.
+    """
+    problems: list[errors.NetworkError] = []
+    with network(machine) as transport:
+        for number, place in enumerate(places):
+            try:
+                return number, _read(transport, place + ORDER, LARGEST_ORDER)
+            except errors.NetworkError as error:
+                problems.append(error)
+    missing = [error for error in problems if isinstance(error, errors.BuildNotFound)]
+    raise (missing or problems)[0]
+
+
+def list_builds(machine: Machine) -> Iterator[tuple[str, list[BuildId]]]:
+    """Ask each server which builds it has.
+
+    Yields:
+        Each server that can tell, with its builds.
+
+    Raises:
+        NetworkError: None can.
+    """
+    problems: list[errors.UpdateError] = []
+    with network(machine) as transport:
+        for server in machine.settings.servers:
+            url = f"{server}builds/"
+            try:
+                yield server, _parse_list(url, _read(transport, url, LARGEST_LIST))
+            except (errors.NetworkError, errors.Malformed) as error:
+                problems.append(error)
+    if len(problems) == len(machine.settings.servers):
+        raise problems[0]
+
+
+def _parse_list(url: str, raw: bytes) -> list[BuildId]:
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        raise errors.NoAnswer(url, "this server does not list its builds")
+    return [parse_build_id(str(item)) for item in found]
+
+
+def _read(transport: Transport, url: str, limit: int) -> bytes:
+    if url.startswith("file://"):
+        return _read_file(Path(unquote(url.removeprefix("file://"))), limit)
+    data = bytearray()
+    for chunk in transport.get(url).chunks:
+        data += chunk
+        if len(data) > limit:
+            raise errors.NoAnswer(url, f"it is longer than {limit} bytes")
+    return bytes(data)
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    try:
+        return read_bounded(path, limit)
+    except (OSError, ValueError) as error:
+        raise errors.BuildNotFound(str(path), str(error)) from None

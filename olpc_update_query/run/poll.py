@@ -1,0 +1,322 @@
+"""One poll from top to bottom.
+
+trigger -> schedule -> query -> verify -> lease -> decide -> fetch -> stage -> audit ->
+activate -> report
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from olpc_update_query import errors
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.model.messages import MAX_ANSWER, Order
+from olpc_update_query.policy.decide import Install, Nothing, Refuse, Wait, decide
+from olpc_update_query.policy.schedule import (
+    Ask,
+    AskSoon,
+    NotDue,
+    Trigger,
+    draw_moment,
+    judge,
+)
+from olpc_update_query.report import (
+    Audience,
+    ClockSet,
+    Decided,
+    LeaseKept,
+    LeaseRefused,
+    Outcome,
+    Report,
+    Result,
+    Sleeps,
+    Woken,
+    failure,
+)
+from olpc_update_query.run.ask import ask, draw_after, keep_answer, keep_failure
+from olpc_update_query.run.facts import (
+    Facts,
+    floor,
+    look,
+    make_query,
+    raise_floor,
+    situation,
+    with_report,
+)
+from olpc_update_query.run.machine import (
+    AskerEndedError,
+    Machine,
+    as_asker,
+    set_clock,
+    with_next_due,
+)
+from olpc_update_query.run.memory import recall
+from olpc_update_query.run.restart import restart_if_wanted
+from olpc_update_query.system.files import disk_errors, hold_lock, read_bounded
+from olpc_update_query.system.host import draw_nonce
+from olpc_update_query.system.security import install_lease, mark_stolen
+from olpc_update_query.system.work import prepare
+from olpc_update_query.trust.answer import TrustedAnswer, open_answer
+from olpc_update_query.trust.lease import find_lease
+
+CLOCK_TOLERANCE = 60
+"""Seconds by which the clock may be wrong before `set_clock` sets it."""
+
+
+class Wish(NamedTuple):
+    """What the command line asks for.
+
+    Attributes:
+        trigger: What woke the run.
+        now: Ask even if it is not due.
+        dry_run: Ask and verify, but change nothing.
+    """
+
+    trigger: Trigger = Trigger.MANUAL
+    now: bool = False
+    dry_run: bool = False
+
+
+class Poll:
+    """One poll of one laptop.
+
+    Args:
+        machine: The laptop.
+        audience: Who listens.
+        wish: What the command line asks for.
+    """
+
+    def __init__(self, machine: Machine, audience: Audience, wish: Wish) -> None:
+        self._machine, self._audience, self._wish = machine, audience, wish
+        told = (audience, machine.clock, str(wish.trigger))
+        self._report = Report(machine.installer, *told)
+        self._asker = Report(machine.asker, *told)
+
+    def run(self) -> int:
+        """Poll once.
+
+        1. Schedule: is a query due? An overdue laptop draws a moment and waits for it.
+        2. Lock: one run at a time.
+        3. Query, and 4. verify, as the asker.
+        5. Verify the same octets again, as the installer.
+        6. Clock and lease: before any update, and whatever becomes of one.
+        7. Decide what the order means here.
+        8. Fetch as the asker; stage, audit and activate as the installer.
+        9. Report.
+
+        Returns:
+            The exit code. Everything has been told to the audience.
+        """
+        try:
+            early = self._wait_until_due()  # 1
+            if early is not None:
+                self._audience.end(early)
+                return early.exit_code
+            if self._wish.dry_run:
+                return self._rehearse()
+            prepare(self._machine.work)
+            purpose = f"olpc-update-query, trigger {self._wish.trigger}"
+            with hold_lock(self._machine.work.lock, purpose):  # 2
+                return self._report_on_it()
+        except AskerEndedError as ended:
+            return ended.exit_code
+        except errors.UpdateError as error:
+            return self._end_without_trace(error)
+
+    def _end_without_trace(self, error: errors.UpdateError) -> int:
+        """End before anything was begun: neither status nor history are this run's."""
+        outcome = failure(error)
+        if isinstance(error, errors.Busy) and self._wish.trigger != Trigger.MANUAL:
+            outcome = Outcome(Result.NOT_DUE, str(error))
+        self._audience.end(outcome)
+        return outcome.exit_code
+
+    def _report_on_it(self) -> int:
+        self._report.begin("asking the servers")
+        try:
+            outcome = self._poll()
+        except AskerEndedError:
+            self._report.rest()
+            raise
+        except errors.UpdateError as error:
+            outcome = failure(error)
+        outcome = with_next_due(outcome, self._machine)
+        self._report.end(outcome)  # 9
+        return outcome.exit_code
+
+    def _poll(self) -> Outcome:
+        facts = look(self._machine)
+        nonce = draw_nonce()
+        as_asker(self._machine, lambda: self._ask(facts, nonce), self._asker)  # 3, 4
+        trusted = self._verify_again(nonce)  # 5
+        self._report.note("the installer has verified the same octets again")
+        if trusted.signed:
+            raise_floor(self._machine, trusted.floor)
+        if trusted.answer.stolen:
+            return self._obey_stolen()
+        facts, refused = self._keep_lease(trusted, facts)  # 6
+        self._set_clock(trusted, facts)
+        outcome = self._follow(trusted, facts)  # 7, 8
+        return outcome if refused is None else _with_refused_lease(outcome, refused)
+
+    # --- 1: the schedule -----------------------------------------------------------
+
+    def _wait_until_due(self) -> Outcome | None:
+        machine, forced = self._machine, self._wish.now or self._wish.dry_run
+        now, due = machine.clock.now(), machine.asker.read_due()
+        verdict = judge(self._wish.trigger, due, now, floor=floor(machine))
+        self._audience.tell(Woken(self._wish.trigger, now, due, verdict, forced))
+        if forced:
+            return None
+        match verdict:
+            case Ask():
+                return None
+            case NotDue(until, _):
+                return _not_due(until)
+            case AskSoon():
+                return self._wait_for_the_moment(now)
+
+    def _wait_for_the_moment(self, now: int) -> Outcome | None:
+        """Draw a moment, keep it, sleep; somebody else may have asked meanwhile."""
+        machine = self._machine
+        drawn = draw_moment(now, machine.draw())
+        prepare(machine.work)
+        as_asker(machine, lambda: machine.asker.write_due(drawn), self._asker)
+        self._audience.tell(Sleeps(drawn[1]))
+        machine.clock.sleep(drawn[1] - now)
+        found = machine.asker.read_due()
+        if found is None or found == drawn or found[1] <= machine.clock.now():
+            return None
+        return _not_due(found[1])
+
+    # --- 3, 4: the asker -----------------------------------------------------------
+
+    def _ask(self, facts: Facts, nonce: str) -> None:
+        machine = self._machine
+        expiry = facts.lease_expiry
+        query = with_report(machine, make_query(machine, facts, nonce))
+        try:
+            replied = ask(machine, query, self._asker)
+        except errors.UpdateError as error:
+            keep_failure(machine, error, expiry)
+            raise
+        keep_answer(machine, replied, expiry)
+        self._asker.rest()
+
+    def _rehearse(self) -> int:
+        """Do all that the asker may do, and nothing that stays on the disk."""
+        facts = look(self._machine)
+        as_asker(self._machine, lambda: self._pretend(facts), self._asker)
+        return 0
+
+    def _pretend(self, facts: Facts) -> None:
+        machine = self._machine
+        replied = ask(machine, make_query(machine, facts, draw_nonce()), self._asker)
+        update = replied.trusted.answer.update
+        at = situation(machine, facts, update)
+        decision = decide(update, at, max(facts.now, replied.trusted.floor))
+        self._audience.tell(Decided(decision))
+        text = f"{decision.reason}; nothing was changed"
+        self._audience.end(Outcome(Result.DRY_RUN, text))
+
+    # --- 5: the installer verifies for itself ----------------------------------------
+
+    def _verify_again(self, nonce: str) -> TrustedAnswer:
+        machine = self._machine
+        with disk_errors(machine.work.answer):
+            raw = read_bounded(machine.work.answer, MAX_ANSWER + 1)
+        return open_answer(
+            raw,
+            nonce=nonce,
+            ring=machine.ring,
+            serial=machine.identity.serial,
+            now=machine.clock.now(),
+            floor=floor(machine),
+            check_signature=not machine.settings.ignore_signature,
+        )
+
+    # --- 6: clock and lease ----------------------------------------------------------
+
+    def _obey_stolen(self) -> Outcome:
+        had_lease = mark_stolen(self._machine.root)
+        lease = "its lease was removed" if had_lease else "it has no lease"
+        text = f"the server says that this laptop is stolen; {lease}"
+        return Outcome(Result.STOLEN, text, facts={"stolen": True})
+
+    def _keep_lease(
+        self, trusted: TrustedAnswer, facts: Facts
+    ) -> tuple[Facts, errors.UntrustedLease | None]:
+        """Install the answer's lease; a bad one leaves the old one where it is."""
+        machine = self._machine
+        if trusted.answer.lease is None:
+            return facts, None
+        try:
+            lease = find_lease(
+                trusted.answer.lease,
+                serial=machine.identity.serial,
+                uuid=machine.identity.uuid,
+                ring=machine.ring,
+                now=max(facts.now, trusted.floor),
+            )
+        except errors.UntrustedLease as error:
+            self._report.tell(LeaseRefused(error))
+            return facts, error
+        changed = install_lease(machine.root, lease)
+        self._report.tell(LeaseKept(changed, lease.expiry))
+        return replace(facts, lease=lease), None
+
+    def _set_clock(self, trusted: TrustedAnswer, facts: Facts) -> None:
+        """Set the system clock from a signed time, where that is wanted.
+
+        The due time was drawn by the wrong clock, so it is drawn again.
+        """
+        machine, time = self._machine, trusted.answer.time
+        before = machine.clock.now()
+        wanted = machine.settings.set_clock and trusted.signed and machine.is_real()
+        if not wanted or abs(time - before) <= CLOCK_TOLERANCE:
+            return
+        set_clock(time)
+        self._report.tell(ClockSet(before, time))
+        expiry = facts.lease_expiry
+
+        def draw_again() -> None:
+            machine.asker.write_due(draw_after(machine, recall(machine.asker), expiry))
+
+        as_asker(machine, draw_again, self._asker)
+
+    # --- 7, 8: the order -------------------------------------------------------------
+
+    def _follow(self, trusted: TrustedAnswer, facts: Facts) -> Outcome:
+        machine, update = self._machine, trusted.answer.update
+        at = situation(machine, facts, update)
+        decision = decide(update, at, max(facts.now, trusted.floor))
+        self._report.tell(Decided(decision))
+        named: dict[str, Json] = {} if update is None else {"build": update.build}
+        match decision:
+            case Nothing(reason):
+                restart_if_wanted(machine, update, facts)
+                return Outcome(Result.NOTHING, f"nothing to do: {reason}")
+            case Wait(_, reason):
+                return Outcome(Result.WAITING, reason, facts=named)
+            case Refuse(reason):
+                return replace(failure(errors.OrderRefused(reason)), facts=named)
+            case Install(order):
+                return self._carry_out(order, facts)
+
+    def _carry_out(self, order: Order, facts: Facts) -> Outcome:
+        from olpc_update_query.run.carry_out import CarryOut
+
+        reports = (self._report, self._asker)
+        return CarryOut(self._machine, order, facts, reports, scheduled=True).run()
+
+
+def _not_due(until: int) -> Outcome:
+    text = "the next query is not due yet"
+    return Outcome(Result.NOT_DUE, text, facts={"next_due": until})
+
+
+def _with_refused_lease(outcome: Outcome, error: errors.UntrustedLease) -> Outcome:
+    """Let the run fail for its lease, unless it failed for something else already."""
+    text = f"{outcome.text}; {error}"
+    if outcome.exit_code:
+        return replace(outcome, text=text)
+    return replace(outcome, text=text, exit_code=error.exit_code, hint=error.hint())

@@ -1,0 +1,223 @@
+"""One query, one signed answer.
+
+Everything that the answer depends on is kept in memory and read again when its file
+changes; what is left to do for each query is one RSA signature.
+"""
+
+import logging
+from functools import lru_cache
+from typing import Final
+
+from olpc_update_query.errors import MissingKey, UnsafeKey
+from olpc_update_query.model.messages import Answer, Query
+from olpc_update_query.model.orders import Order
+from olpc_update_query.model.wire import BuildId
+from olpc_update_query.ports import Clock
+from olpc_update_query.server import signing
+from olpc_update_query.server.keys import LoadedKey
+from olpc_update_query.server.laptops import Laptop, normal_serial
+from olpc_update_query.server.leases import Leases, reported_expiry
+from olpc_update_query.server.records import Poll
+from olpc_update_query.server.reports import Reports
+from olpc_update_query.server.rollout import Assignment
+from olpc_update_query.server.site import (
+    PublishedBuild,
+    Settings,
+    Site,
+    Unknown,
+    View,
+)
+from olpc_update_query.trust.keys import Role
+
+_log = logging.getLogger(__name__)
+
+_MAX_URLS: Final = 16
+
+
+class Answerer:
+    """Answers queries for a site.
+
+    Args:
+        site: The site.
+        reports: Where polls and leases are kept.
+        clock: The present.
+    """
+
+    def __init__(self, site: Site, reports: Reports, clock: Clock) -> None:
+        self._site, self._reports, self._clock = site, reports, clock
+        self._leases = Leases(reports)
+        self._oats = LoadedKey(site, Role.OATS)
+        self._lease = LoadedKey(site, Role.LEASE)
+        self._warned: set[str] = set()
+
+    def answer(self, body: bytes, *, base: str, address: str) -> bytes | None:
+        """Answer a query.
+
+        1. The query is well-formed.
+        2. The laptop is listed, or the site answers others too.
+        3. A stolen laptop is told so, and nothing else.
+        4. A lease, if it needs one.
+        5. The build it should run, if it runs another one.
+        6. One signature. A report that came with the query is on the disk by then.
+
+        Args:
+            body: The form that was posted.
+            base: This server as the laptop called it, with a final slash.
+            address: Where the laptop is.
+
+        Returns:
+            The signed answer; None when this laptop gets none.
+
+        Raises:
+            Malformed: The query is not well-formed.
+            MissingKey: The site cannot sign.
+            UnsafeKey: It must not.
+        """
+        query = Query.decode(body)
+        now = self._clock.now()
+        view = self._site.view(now)
+        laptop = view.laptops.get(normal_serial(query.serial))
+        if laptop is None and view.settings.unknown is Unknown.IGNORE:
+            return None
+        signer = self._oats.get(now)
+        answer = self._compose(query, laptop, view, now, base)
+        confirm = query.report is not None
+        ticket = self._reports.record(
+            _poll(query, laptop, answer, now, address), confirm=confirm
+        )
+        signed = signing.make_answer(answer, signer.sig01)
+        if confirm:
+            self._reports.wait(ticket)
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("%s at %s: %s", query.serial, address, _told(query, answer))
+        return signed
+
+    def _compose(
+        self,
+        query: Query,
+        laptop: Laptop | None,
+        view: View,
+        now: int,
+        base: str,
+    ) -> Answer:
+        settings = view.settings
+        if laptop is None and settings.unknown is Unknown.LIST:
+            message = f"This laptop is not on the list of {settings.name}."
+            return Answer(query.nonce, now, interval=settings.interval, message=message)
+        if laptop is not None and laptop.stolen:
+            return Answer(query.nonce, now, stolen=True, interval=settings.interval)
+        return Answer(
+            query.nonce,
+            now,
+            lease=self._lease_for(laptop, query, settings, now),
+            interval=settings.interval,
+            update=self._order_for(laptop, query, view, base),
+            message=settings.message,
+        )
+
+    def _lease_for(
+        self, laptop: Laptop | None, query: Query, settings: Settings, now: int
+    ) -> str | None:
+        if laptop is None or laptop.uuid is None or not settings.lease_days:
+            return None
+        try:
+            signer = self._lease.get(now)
+        except (MissingKey, UnsafeKey) as error:
+            self._warn(f"no lease can be signed: {error}")
+            return None
+        lease = self._leases.due(laptop, query, settings, signer, now)
+        return None if lease is None else lease.line
+
+    def _order_for(
+        self, laptop: Laptop | None, query: Query, view: View, base: str
+    ) -> Order | None:
+        group, stream = None, query.stream
+        if laptop is not None:
+            group, stream = laptop.group, laptop.stream or stream
+        serial = query.serial if laptop is None else laptop.serial
+        choice = view.rollout.choose(serial, group, stream)
+        build, assignment = choice.build, choice.assignment
+        if build is None or assignment is None or build == query.build:
+            return None
+        published = self._published(build, view)
+        if published is None:
+            self._warn(f"build {build} is assigned but not published")
+            return None
+        return make_order(published, assignment, view.settings, base)
+
+    def _published(self, build: BuildId, view: View) -> PublishedBuild | None:
+        if build not in view.builds:
+            view.builds[build] = self._site.find_build(build)
+        return view.builds[build]
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned and len(self._warned) < 1000:
+            self._warned.add(text)
+            _log.warning("%s", text)
+
+
+def _told(query: Query, answer: Answer) -> str:
+    """Return an answer in words, for the log."""
+    words = [f"runs {query.build or 'an unknown build'}"]
+    if answer.stolen:
+        words.append("told that it is stolen")
+    if answer.lease is not None:
+        words.append("given a lease")
+    if answer.update is not None:
+        words.append(f"told to run {answer.update.build}")
+    return ", ".join(words)
+
+
+def _poll(
+    query: Query, laptop: Laptop | None, answer: Answer, now: int, address: str
+) -> Poll:
+    return Poll(
+        serial=query.serial if laptop is None else laptop.serial,
+        asked=now,
+        address=address,
+        listed=laptop is not None,
+        build=query.build,
+        stream=query.stream,
+        lease_expiry=reported_expiry(query),
+        ordered=None if answer.update is None else answer.update.build,
+        stolen=answer.stolen,
+        report=query.report,
+    )
+
+
+def make_order(
+    build: PublishedBuild, assignment: Assignment, settings: Settings, base: str
+) -> Order:
+    """Return the order to install a build.
+
+    Args:
+        build: The build.
+        assignment: How it is assigned.
+        settings: Where builds can be fetched.
+        base: This server as the laptop called it, with a final slash.
+    """
+    return Order(
+        build=build.build,
+        contents=build.contents,
+        size=build.size,
+        urls=build_urls(build, settings, base),
+        allow_downgrade=assignment.allow_downgrade,
+        not_before=assignment.not_before,
+        reboot=assignment.reboot,
+        sticky=assignment.sticky,
+    )
+
+
+def build_urls(build: PublishedBuild, settings: Settings, base: str) -> tuple[str, ...]:
+    """Return where a build can be fetched: here, from mirrors, by rsync."""
+    own = _directory(settings.public_url or base)
+    urls = [f"{own}builds/{build.build}/"]
+    urls += [f"{_directory(mirror)}{build.build}/" for mirror in settings.mirrors]
+    if settings.rsync_url is not None and build.has_root:
+        urls.append(f"{_directory(settings.rsync_url)}build-{build.build}/")
+    return tuple(urls[:_MAX_URLS])
+
+
+@lru_cache(64)
+def _directory(url: str) -> str:
+    return url if url.endswith("/") else f"{url}/"

@@ -1,0 +1,232 @@
+"""The server: answers queries, serves builds, shows how far a rollout has come.
+
+``create_app(site)`` is a WSGI application; ``olpc-update-admin serve`` runs it under
+waitress, and any number of copies may run under gunicorn behind nginx::
+
+    gunicorn 'olpc_update_query.server.app:create_app("/srv/site")'
+"""
+
+import ipaddress
+import logging
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from flask import Flask, Response, render_template, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.wrappers import Response as AnyResponse
+
+from olpc_update_query.errors import Malformed, UpdateError
+from olpc_update_query.model import canonical
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.model.messages import MAX_QUERY
+from olpc_update_query.ports import Clock
+from olpc_update_query.server.answers import Answerer
+from olpc_update_query.server.downloads import open_published, reply
+from olpc_update_query.server.overview import Overview, look, moment
+from olpc_update_query.server.reports import Reports
+from olpc_update_query.server.site import Audience, Site
+from olpc_update_query.system.host import SystemClock
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_log = logging.getLogger(__name__)
+
+Reply: TypeAlias = Response | tuple[str, int]
+
+FRESH: Final = {
+    "Cache-Control": "no-store, no-cache, must-revalidate, max-age=0",
+    "Pragma": "no-cache",
+    "Expires": "0",
+}
+"""Headers that keep every cache on the way from answering in our place."""
+
+QUERY_PATH: Final = "/antitheft/1/"
+_FRESH: Final = list(FRESH.items())
+_TEXT: Final = "text/plain; charset=utf-8"
+
+_HOST: Final = re.compile(
+    r"([A-Za-z0-9]([A-Za-z0-9._-]{0,253})|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?"
+)
+_LENGTH: Final = re.compile(r"[0-9]{1,9}")
+_PAGE_POLICY: Final = "default-src 'none'; style-src 'self'; frame-ancestors 'none'"
+
+
+def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
+    """Make the WSGI application of a site.
+
+    Args:
+        site_path: The site's directory.
+        clock: The present; the machine's clock unless given.
+
+    Returns:
+        The application; ``app.extensions["reports"]`` are its reports, to be closed.
+
+    Raises:
+        NoSite: There is no site.
+        DamagedSite: A file of it is malformed.
+        DiskFailed: The reports cannot be opened.
+    """
+    clock = clock or SystemClock()
+    site = Site(Path(site_path), clock)
+    settings = site.settings()
+    site.laptops()
+    site.rollout()
+    reports = Reports(site.reports)
+    app = Flask("olpc_update_query.server")
+    app.url_map.merge_slashes = False
+    app.extensions["reports"] = reports
+    count = settings.behind_proxies
+    queries = Queries(app.wsgi_app, Answerer(site, reports, clock))
+    outer = ProxyFix(queries, x_for=count, x_proto=count, x_host=count)
+    # as Flask documents it
+    app.wsgi_app = outer if count else queries  # type: ignore[method-assign]
+    app.register_error_handler(HTTPException, _explain)
+    _add_builds(app, site)
+    _add_pages(app, site, reports, clock)
+    return app
+
+
+def _explain(error: HTTPException) -> Reply:
+    return _text(f"{error.name}\n", error.code or 500)
+
+
+def _text(text: str, status: int) -> Response:
+    return Response(text, status, FRESH, mimetype="text/plain")
+
+
+def _json(value: Json) -> Response:
+    data = canonical.encode(value) + b"\n"
+    return Response(data, 200, FRESH, mimetype="application/json")
+
+
+class Queries:
+    """Answers queries before Flask sees them, in half the time.
+
+    Args:
+        inner: The application for everything else.
+        answerer: Who answers.
+    """
+
+    def __init__(self, inner: "WSGIApplication", answerer: Answerer) -> None:
+        self._inner, self._answerer = inner, answerer
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        """Serve a request."""
+        if environ.get("PATH_INFO") != QUERY_PATH:
+            return self._inner(environ, start_response)
+        if environ["REQUEST_METHOD"] != "POST":
+            status, kind, body = "405 Method Not Allowed", _TEXT, b"POST a query here\n"
+        else:
+            status, kind, body = self._serve(environ)
+        headers = [*_FRESH, ("Content-Type", kind), ("Content-Length", str(len(body)))]
+        start_response(status, headers)
+        return [body]
+
+    def _serve(self, environ: "WSGIEnvironment") -> tuple[str, str, bytes]:
+        length = environ.get("CONTENT_LENGTH") or ""
+        if not _LENGTH.fullmatch(length) or int(length) > MAX_QUERY:
+            text = f"a query has at most {MAX_QUERY} bytes\n"
+            return "413 Content Too Large", _TEXT, text.encode()
+        scheme, host = environ["wsgi.url_scheme"], environ.get("HTTP_HOST", "")
+        base = base_url(scheme, host, environ.get("SCRIPT_NAME", ""))
+        if base is None:
+            return "400 Bad Request", _TEXT, b"the Host header is no host name\n"
+        body = environ["wsgi.input"].read(int(length))
+        try:
+            signed = self._answerer.answer(
+                body, base=base, address=environ.get("REMOTE_ADDR", "")
+            )
+        except Malformed as error:
+            return "400 Bad Request", _TEXT, f"{error}\n".encode()
+        except UpdateError as error:
+            _log.warning("%s; %s", error, error.hint())
+            return "503 Service Unavailable", _TEXT, b"this server cannot sign now\n"
+        if signed is None:
+            return "404 Not Found", _TEXT, b"this laptop is not known here\n"
+        return "200 OK", "application/json", signed
+
+
+@lru_cache(256)
+def base_url(scheme: str, host: str, prefix: str) -> str | None:
+    """Return the URL by which this server was called, with a final slash.
+
+    Args:
+        scheme: ``http`` or ``https``.
+        host: The Host header, with the port if there is one.
+        prefix: Where the application is mounted.
+
+    Returns:
+        The URL; None when the header is no host name.
+    """
+    if scheme not in {"http", "https"} or not _HOST.fullmatch(host):
+        return None
+    return f"{scheme}://{host}{prefix}/"
+
+
+def _add_builds(app: Flask, site: Site) -> None:
+    @app.get("/builds/")
+    def builds() -> Reply:
+        return _json([str(build) for build in site.build_names()])
+
+    @app.get("/builds/<path:_name>")
+    def published(_name: str) -> AnyResponse:
+        # the bytes as they were asked for: file names need not be UTF-8
+        path = request.environ["PATH_INFO"].encode("latin-1")
+        found = open_published(site, path.removeprefix(b"/builds/"))
+        if found is None:
+            return _text("no such file is published here\n", 404)
+        return reply(found, request.environ)
+
+
+def _add_pages(app: Flask, site: Site, reports: Reports, clock: Clock) -> None:
+    def view() -> Overview | Response:
+        if not may_look(site.settings().status_page, request.remote_addr or ""):
+            return _text("site.toml, status_page: not for this address\n", 403)
+        try:
+            return look(site, reports, clock.now())
+        except UpdateError as error:
+            return _text(f"{error}\n", 500)
+
+    @app.get("/status.json")
+    def status() -> Reply:
+        found = view()
+        return found if isinstance(found, Response) else _json(found.to_json())
+
+    @app.get("/")
+    def index() -> Reply:
+        found = view()
+        if isinstance(found, Response):
+            return found
+        total = sum(found.running.values())
+        root = f"{request.environ.get('SCRIPT_NAME', '')}/"
+        page = render_template(
+            "index.html", view=found, moment=moment, total=total, root=root
+        )
+        response = Response(page, 200, FRESH)
+        response.headers["Content-Security-Policy"] = _PAGE_POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+
+def may_look(audience: Audience, address: str) -> bool:
+    """Tell whether somebody may see the status page.
+
+    Args:
+        audience: Who may.
+        address: Where the request comes from.
+    """
+    if audience is not Audience.PRIVATE:
+        return audience is Audience.EVERYONE
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return bool((mapped or found).is_private)

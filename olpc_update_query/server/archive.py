@@ -1,0 +1,147 @@
+"""A published build, read again: for its contents, or for the frames they are in."""
+
+import contextlib
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Container, Iterator
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from types import TracebackType
+from typing import IO, BinaryIO, Self
+
+from olpc_update_query.errors import CorruptContent, Malformed
+from olpc_update_query.model.pack import Frame, read_pack_index, unpack_segment
+from olpc_update_query.model.wire import Sha256
+
+_IN_MEMORY = 8 << 20
+
+
+class Archive:
+    """The full pack of a published build.
+
+    Several threads may read from it at once. Use as a context manager.
+
+    Args:
+        path: The build's directory.
+        wanted: Digests of the contents to remember; None for all.
+
+    Attributes:
+        path: The same directory.
+        contents: SHA-256 of the build's manifest, hex, as the index says.
+        frames: Where each content lies, by digest.
+
+    Raises:
+        Malformed: Its index is not one.
+        OSError: A file of it cannot be read.
+    """
+
+    def __init__(self, path: Path, wanted: Container[bytes] | None = None) -> None:
+        self.path = path
+        with open(path / "pack.index", "rb") as index:
+            header, frames = read_pack_index(index)
+            self.contents: Sha256 = header.contents
+            self.frames: dict[bytes, Frame] = {
+                frame.digest: frame
+                for frame in frames
+                if wanted is None or frame.digest in wanted
+            }
+        self._pack = open(path / "pack", "rb", buffering=0)  # noqa: SIM115 - see close
+        if os.fstat(self._pack.fileno()).st_size != header.length:
+            self._pack.close()
+            raise Malformed("pack", f"{path / 'pack'} is not as long as its index says")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the pack."""
+        self._pack.close()
+
+    def packed(self, frame: Frame) -> BinaryIO:
+        """Return a stream of a content's frame as it lies in the pack."""
+        return open_stretch(self._pack.fileno(), frame.offset, frame.packed)
+
+    def unpack(self, frame: Frame) -> Iterator[bytes]:
+        """Return a content in pieces, proving at the end that it is the one.
+
+        Raises:
+            CorruptContent: It is not.
+        """
+        digest = hashlib.sha256()
+        for chunk in unpack_segment(self.packed(frame), b"", frame.size):
+            digest.update(chunk)
+            yield chunk
+        if digest.digest() != frame.digest:
+            name = f"{self.path.name}/pack at {frame.offset}"
+            raise CorruptContent(name, frame.digest.hex(), digest.hexdigest())
+
+    @contextlib.contextmanager
+    def hold(self, frame: Frame, work: Path | None = None) -> Iterator[bytes | mmap]:
+        """Hold a whole content: in memory, or mapped when it is big.
+
+        Args:
+            frame: Its frame.
+            work: Where a file for it is made, which has no name.
+
+        Raises:
+            CorruptContent: It is not what its digest says.
+        """
+        if frame.size <= _IN_MEMORY:
+            yield b"".join(self.unpack(frame))
+            return
+        with tempfile.TemporaryFile(dir=work) as file:
+            file.writelines(self.unpack(frame))
+            file.flush()
+            with map_file(file) as content:
+                yield content
+
+
+def map_file(file: IO[bytes]) -> mmap:
+    """Map a file that is not empty into memory, for reading."""
+    return mmap(file.fileno(), 0, access=ACCESS_READ)
+
+
+def open_stretch(descriptor: int, offset: int, length: int) -> BinaryIO:
+    """Return a part of an open file as a stream of its own.
+
+    Args:
+        descriptor: The file. Its position is left alone.
+        offset: Where the part begins.
+        length: How many bytes it has.
+    """
+    return io.BufferedReader(_Stretch(descriptor, offset, length), 256 << 10)
+
+
+class _Stretch(io.RawIOBase):
+    """A part of an open file."""
+
+    def __init__(self, descriptor: int, offset: int, length: int) -> None:
+        super().__init__()
+        self._descriptor, self._at, self._end = descriptor, offset, offset + length
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the buffer as far as the part goes."""
+        room = memoryview(buffer)[: self._end - self._at]
+        count = os.preadv(self._descriptor, [room], self._at)
+        self._at += count
+        return count
+
+
+def digest_of(path: Path) -> Sha256:
+    """Return the SHA-256 of a file, hex."""
+    with open(path, "rb") as file:
+        return Sha256(hashlib.file_digest(file, "sha256").hexdigest())

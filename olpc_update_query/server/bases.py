@@ -1,0 +1,139 @@
+"""Chooses what a new content is a patch of.
+
+The best guess is the file that had the same path. A file without one may have moved:
+a new kernel brings all its modules in a directory of another name, a library has its
+version in its own. There, a file counts as its forerunner whose name differs in digits
+only, and of several the one in the most similar directory.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from mmap import mmap
+
+from olpc_update_query.model.manifest import Entry, Kind
+from olpc_update_query.model.pack import BASE_WINDOW, SEGMENT
+from olpc_update_query.server.packing import Content
+
+_DIGITS = re.compile(rb"[0-9]+")
+_SAMPLE = 32
+_SAMPLES = 8
+_SEARCHES = 3  # of a whole base, for each segment
+_NEAR = 64 << 10
+_DULL = 8  # a sample of fewer different bytes is found anywhere
+
+
+def choose_bases(
+    missing: Sequence[Content], old: Iterable[Entry]
+) -> dict[bytes, Content]:
+    """Choose a base for each content, where there is one.
+
+    Args:
+        missing: Contents that the old build does not have.
+        old: Entries of the old build.
+
+    Returns:
+        The base of each content, by the content's digest.
+    """
+    paths = {content.path for content in missing}
+    names = {_pattern(_name(content.path)) for content in missing}
+    same: dict[bytes, Content] = {}
+    similar: defaultdict[bytes, list[Content]] = defaultdict(list)
+    for entry in old:
+        if entry.kind is not Kind.FILE or not entry.size:
+            continue
+        pattern = _pattern(_name(entry.path))
+        if pattern in names:
+            candidate = Content(entry.digest, entry.size, entry.path)
+            similar[pattern].append(candidate)
+            if entry.path in paths:
+                same[entry.path] = candidate
+    return dict(_choices(missing, same, similar))
+
+
+def _choices(
+    missing: Sequence[Content],
+    same: Mapping[bytes, Content],
+    similar: Mapping[bytes, list[Content]],
+) -> Iterable[tuple[bytes, Content]]:
+    for content in missing:
+        base = same.get(content.path)
+        if base is None and (found := similar.get(_pattern(_name(content.path)))):
+            base = _most_similar(content, found)
+        if base is not None:
+            yield content.digest, base
+
+
+def _name(path: bytes) -> bytes:
+    return path.rpartition(b"/")[2]
+
+
+def _pattern(path: bytes) -> bytes:
+    return _DIGITS.sub(b"0", path)
+
+
+def _most_similar(content: Content, candidates: Iterable[Content]) -> Content:
+    wanted = _pattern(content.path).split(b"/")
+
+    def rank(candidate: Content) -> tuple[int, int, bytes]:
+        found = _pattern(candidate.path).split(b"/")
+        alike = _common(wanted, found) + _common(wanted[::-1], found[::-1])
+        return alike, -abs(candidate.size - content.size), candidate.path
+
+    return max(candidates, key=rank)
+
+
+def _common(one: Sequence[bytes], two: Sequence[bytes]) -> int:
+    pairs = zip(one, two, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+class Windows:
+    """Finds, for each segment of a content, the stretch of the base that it resembles.
+
+    Only a base longer than a window leaves a choice. A few samples of the segment are
+    looked for, first where the segment before had its own, then everywhere; if none
+    is there, the proportional place has to do.
+
+    Args:
+        base: The base.
+        size: Length of the new content in bytes.
+    """
+
+    def __init__(self, base: bytes | mmap, size: int) -> None:
+        self._base, self._size = base, size
+        self._shift = 0
+
+    def choose(self, segment: bytes, offset: int) -> tuple[int, int]:
+        """Return where the window of a segment begins in the base, and its length.
+
+        Args:
+            segment: The segment.
+            offset: Where it begins in the new content. Segments come in order.
+        """
+        spare = len(self._base) - BASE_WINDOW
+        if spare <= 0:
+            return 0, len(self._base)
+        shifts = sorted(self._shifts(segment, offset))
+        if shifts:
+            self._shift = shifts[len(shifts) // 2]
+            start = offset + self._shift
+        else:
+            start = offset * len(self._base) // self._size
+        start -= (BASE_WINDOW - len(segment)) // 2
+        return min(max(start, 0), spare), BASE_WINDOW
+
+    def _shifts(self, segment: bytes, offset: int) -> Iterator[int]:
+        searches = _SEARCHES
+        for at in range(0, len(segment), SEGMENT // _SAMPLES):
+            sample = segment[at : at + _SAMPLE]
+            if len(set(sample)) < _DULL:
+                continue
+            near = offset + at + self._shift
+            found = self._base.find(sample, max(near - _NEAR, 0), max(near, 0) + _NEAR)
+            if found < 0 and searches:
+                searches -= 1
+                found = self._base.find(sample)
+            if found >= 0:
+                yield found - offset - at

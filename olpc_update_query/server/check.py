@@ -1,0 +1,152 @@
+"""Everything about a site that a person should look at."""
+
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+from olpc_update_query.errors import Malformed, UpdateError
+from olpc_update_query.model.manifest import parse_header
+from olpc_update_query.model.wire import BuildId, format_time
+from olpc_update_query.server.keys import load_key, private_path, public_path
+from olpc_update_query.server.leases import EARLIEST
+from olpc_update_query.server.rollout import Kind, Rollout
+from olpc_update_query.server.site import Site
+from olpc_update_query.trust.keys import Role
+
+_MAX_HEADER = 1 << 20
+
+
+class Weight(StrEnum):
+    """How bad it is."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Finding(NamedTuple):
+    """Something to look at.
+
+    Attributes:
+        weight: An error keeps laptops from their leases or builds.
+        where: The file or thing.
+        text: What is wrong with it.
+    """
+
+    weight: Weight
+    where: str
+    text: str
+
+
+def check_site(site: Site, now: int, *, thoroughly: bool = False) -> list[Finding]:
+    """Look at everything in a site.
+
+    Args:
+        site: The site.
+        now: The present.
+        thoroughly: Whether every byte of every pack is proven, which takes minutes.
+
+    Returns:
+        What was found, nothing when all is well.
+    """
+    found = list(_check_clock(now))
+    sound = True
+    for read in (site.settings, site.laptops, site.rollout):
+        fault = _fault(read)
+        found += fault
+        sound = sound and not fault
+    for role in Role:
+        found += _check_key(site, role)
+    for name in site.build_names():
+        found += _check_build(site, name)
+        found += _prove_build(site, name) if thoroughly else ()
+    if sound:
+        found += _check_laptops(site)
+        found += _check_rollout(site, site.rollout())
+    return found
+
+
+def _check_clock(now: int) -> Iterator[Finding]:
+    if now < EARLIEST:
+        text = f"it shows {format_time(now)}: no leases are signed until it is set"
+        yield Finding(Weight.ERROR, "this server's clock", text)
+
+
+def _fault(read: Callable[[], object]) -> list[Finding]:
+    try:
+        read()
+    except UpdateError as error:
+        where, _, text = str(error).partition(": ")
+        return [Finding(Weight.ERROR, where, text)]
+    return []
+
+
+def _check_key(site: Site, role: Role) -> Iterator[Finding]:
+    try:
+        signer = load_key(site, role)
+    except UpdateError as error:
+        where, _, text = str(error).partition(": ")
+        yield Finding(Weight.ERROR, where, text)
+        return
+    path = public_path(site, role)
+    if not path.exists():
+        text = "is missing; `olpc-update-admin keygen` makes it anew"
+        yield Finding(Weight.WARNING, str(path), text)
+    elif path.read_bytes() != signer.public:
+        text = f"does not belong to {private_path(site, role).name}"
+        yield Finding(Weight.ERROR, str(path), text)
+
+
+def _check_build(site: Site, name: BuildId) -> Iterator[Finding]:
+    where = f"build {name}"
+    try:
+        with open(site.builds / name / "contents", "rb") as file:
+            header = parse_header(file.readline(_MAX_HEADER))
+    except Malformed as error:
+        yield Finding(Weight.ERROR, where, f"contents: {error.reason}")
+        return
+    if header.build != name:
+        text = f"its manifest says that it is build {header.build}"
+        yield Finding(Weight.ERROR, where, text)
+    if not any((site.builds / name / kind).exists() for kind in ("pack", "root")):
+        yield Finding(Weight.ERROR, where, "it has neither pack nor root/")
+
+
+def _prove_build(site: Site, name: BuildId) -> Iterator[Finding]:
+    from olpc_update_query.server.verify import check_build
+
+    try:
+        checked = check_build(site.builds / name)
+    except (UpdateError, OSError) as error:
+        yield Finding(Weight.ERROR, f"build {name}", str(error))
+        return
+    for delta in checked.unproven:
+        text = f"its delta from {delta} cannot be proven, because {delta} is not here"
+        yield Finding(Weight.WARNING, f"build {name}", text)
+
+
+def _check_laptops(site: Site) -> Iterator[Finding]:
+    laptops = site.laptops()
+    if not laptops:
+        yield Finding(Weight.WARNING, "laptops.csv", "no laptop is listed")
+    without = [laptop.serial for laptop in laptops.values() if laptop.uuid is None]
+    if without and site.settings().lease_days:
+        text = f"{len(without)} laptops have no uuid and get no lease"
+        yield Finding(Weight.WARNING, "laptops.csv", f"{text}, such as {without[0]}")
+
+
+def _check_rollout(site: Site, rollout: Rollout) -> Iterator[Finding]:
+    if not rollout.assignments:
+        text = "nothing is assigned: no laptop is told to update"
+        yield Finding(Weight.WARNING, "rollout.toml", text)
+    for name in sorted(rollout.builds()):
+        if site.find_build(name) is None:
+            text = f"build {name} is assigned but not published"
+            yield Finding(Weight.ERROR, "rollout.toml", text)
+    groups = {laptop.group for laptop in site.laptops().values()}
+    for scope in sorted(rollout.assignments):
+        if scope.kind is Kind.GROUP and scope.name not in groups:
+            text = f"no laptop is in {scope}"
+            yield Finding(Weight.WARNING, "rollout.toml", text)
+        if scope.kind is Kind.SERIAL and scope.name not in site.laptops():
+            text = f"{scope} is not in laptops.csv"
+            yield Finding(Weight.WARNING, "rollout.toml", text)

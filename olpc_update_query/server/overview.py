@@ -1,0 +1,259 @@
+"""What the administrator wants to see: who runs what, who asked when, what is wrong.
+
+One value for the status page, ``/status.json`` and ``olpc-update-admin status``.
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.model.messages import NEVER_EXPIRES
+from olpc_update_query.model.wire import format_time
+from olpc_update_query.server.laptops import Laptop
+from olpc_update_query.server.records import State
+from olpc_update_query.server.reports import Reports
+from olpc_update_query.server.rollout import Assignment, Scope
+from olpc_update_query.server.site import DAY, Site
+
+LATEST: Final = 200
+"""How many laptops are listed."""
+
+_SAID: Final = ("asked", "polls", "address", "build", "ordered", "lease")
+
+
+class Share(NamedTuple):
+    """How far an assignment has come.
+
+    Attributes:
+        whom: For whom it is.
+        assignment: The assignment.
+        published: Whether the build is there.
+    """
+
+    whom: Scope
+    assignment: Assignment
+    published: bool
+
+    @property
+    def text(self) -> str:
+        """The assignment in words."""
+        words = [f"build {self.assignment.build}"]
+        if self.assignment.percent < 100:
+            rest = self.assignment.others
+            others = f", the others build {rest}" if rest else ""
+            words.append(f"for {self.assignment.percent} percent{others}")
+        if self.assignment.paused:
+            words.append("(paused)")
+        if not self.published:
+            words.append("(not published!)")
+        return " ".join(words)
+
+
+class Row(NamedTuple):
+    """A laptop that asked.
+
+    Attributes:
+        state: What it said last.
+        laptop: The laptop, if it is listed.
+        asked: When, as text.
+        lease: Until when its lease is good, as text.
+    """
+
+    state: State
+    laptop: Laptop | None
+    asked: str
+    lease: str
+
+    @property
+    def name(self) -> str:
+        """Whose it is."""
+        return (self.laptop.name if self.laptop else None) or ""
+
+    @property
+    def group(self) -> str:
+        """The group it belongs to."""
+        return (self.laptop.group if self.laptop else None) or ""
+
+
+class Overview(NamedTuple):
+    """The state of a site.
+
+    Attributes:
+        site: Its name.
+        time: Of when this is.
+        listed: How many laptops are in laptops.csv.
+        today: How many of them asked in the last day.
+        week: How many of them asked in the last seven days.
+        stolen: How many are marked stolen.
+        builds: The published builds.
+        running: How many laptops run which build; an empty name: not said.
+        paused: Whether all updates are paused.
+        shares: The assignments.
+        latest: The laptops that asked last.
+        unlisted: Laptops that asked and are not in laptops.csv.
+        problems: What is wrong.
+    """
+
+    site: str
+    time: int
+    listed: int
+    today: int
+    week: int
+    stolen: int
+    builds: list[str]
+    running: Mapping[str, int]
+    paused: bool
+    shares: list[Share]
+    latest: list[Row]
+    unlisted: list[Row]
+    problems: list[str]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return what ``/status.json`` says."""
+        return {
+            "site": self.site,
+            "time": format_time(self.time),
+            "laptops": {
+                "listed": self.listed,
+                "asked_today": self.today,
+                "asked_this_week": self.week,
+                "stolen": self.stolen,
+            },
+            "builds": list(self.builds),
+            "running": dict(self.running),
+            "paused": self.paused,
+            "assignments": [_share_json(share) for share in self.shares],
+            "latest": [_row_json(row) for row in self.latest],
+            "unlisted": [_row_json(row) for row in self.unlisted],
+            "problems": list(self.problems),
+        }
+
+
+def look(site: Site, reports: Reports, now: int) -> Overview:
+    """Return the state of a site.
+
+    Args:
+        site: The site.
+        reports: Its reports.
+        now: The present.
+
+    Raises:
+        DamagedSite: A file of the site is malformed.
+        DiskFailed: The reports cannot be read.
+    """
+    reports.flush()
+    laptops, rollout = site.laptops(), site.rollout()
+    builds = site.build_names()
+    shares = [
+        Share(scope, assignment, assignment.build in builds)
+        for scope, assignment in sorted(rollout.assignments.items())
+    ]
+    return Overview(
+        site=site.settings().name,
+        time=now,
+        listed=len(laptops),
+        today=reports.asked_since(now - DAY),
+        week=reports.asked_since(now - 7 * DAY),
+        stolen=sum(laptop.stolen for laptop in laptops.values()),
+        builds=[str(build) for build in builds],
+        running=reports.running(),
+        paused=rollout.paused,
+        shares=shares,
+        latest=[_row(state, laptops) for state in reports.latest(LATEST)],
+        unlisted=[_row(state, laptops) for state in reports.unlisted(LATEST)],
+        problems=site.problems(),
+    )
+
+
+def look_at(site: Site, reports: Reports, laptop: Laptop) -> dict[str, Json]:
+    """Return everything about one laptop.
+
+    Args:
+        site: The site.
+        reports: Its reports.
+        laptop: The laptop.
+
+    Raises:
+        DamagedSite: A file of the site is malformed.
+        DiskFailed: The reports cannot be read.
+    """
+    state, lease = reports.state(laptop.serial), reports.lease(laptop.serial)
+    stream = laptop.stream or (state.stream if state else None)
+    choice = site.rollout().choose(laptop.serial, laptop.group, stream)
+    facts: dict[str, Json] = {
+        "serial": laptop.serial,
+        "name": laptop.name,
+        "uuid": laptop.uuid,
+        "group": laptop.group,
+        "stream": stream,
+        "stolen": laptop.stolen,
+        "to_run": choice.build,
+        "because": choice.reason,
+        "lease_signed_until": None if lease is None else format_time(lease.expiry),
+    }
+    if state is not None:
+        row = _row_json(_row(state, site.laptops()))
+        facts |= {f"last_{name}": row[name] for name in _SAID}
+        facts["last_report"] = state.report
+    facts["events"] = [
+        {"time": moment(event.time), "kind": event.kind, "detail": event.detail}
+        for event in reports.events(laptop.serial)
+    ]
+    return facts
+
+
+def _row(state: State, laptops: Mapping[str, Laptop]) -> Row:
+    return Row(
+        state=state,
+        laptop=laptops.get(state.serial),
+        asked=moment(state.asked),
+        lease=_lease(state.lease_expiry),
+    )
+
+
+def moment(seconds: int) -> str:
+    """Write a time for people: ``2027-01-31 06:00`` UTC."""
+    text = format_time(seconds)
+    return f"{text[:4]}-{text[4:6]}-{text[6:8]} {text[9:11]}:{text[11:13]}"
+
+
+def _lease(expiry: int | None) -> str:
+    if expiry is None:
+        return "none"
+    return "for ever" if expiry >= NEVER_EXPIRES else moment(expiry)
+
+
+def _share_json(share: Share) -> Json:
+    assignment = share.assignment
+    return {
+        "for": str(share.whom.kind),
+        "name": share.whom.name or None,
+        "build": assignment.build,
+        "percent": assignment.percent,
+        "others": assignment.others,
+        "paused": assignment.paused,
+        "published": share.published,
+        "changed": None
+        if assignment.changed is None
+        else format_time(assignment.changed),
+        "by": assignment.by,
+    }
+
+
+def _row_json(row: Row) -> dict[str, Json]:
+    state = row.state
+    return {
+        "serial": state.serial,
+        "name": row.name or None,
+        "group": row.group or None,
+        "listed": row.laptop is not None,
+        "asked": format_time(state.asked),
+        "polls": state.polls,
+        "address": state.address,
+        "build": state.build,
+        "stream": state.stream,
+        "ordered": state.ordered,
+        "stolen": state.stolen,
+        "lease": row.lease,
+        "result": state.result or None,
+    }

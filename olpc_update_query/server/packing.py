@@ -1,0 +1,236 @@
+"""Writes the full pack of a build.
+
+The frames come in the order in which the contents first appear in the manifest, so
+that neighbours in the tree are neighbours in the pack and one range brings them all.
+A frame is made from nothing but its content, so the same tree gives the same pack;
+one that an earlier build has already is taken from there.
+"""
+
+import hashlib
+import os
+import tempfile
+import threading
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from shutil import copyfileobj
+from typing import IO, NamedTuple, TypeVar
+
+from olpc_update_query.errors import CorruptContent, UnfitTree
+from olpc_update_query.model.entry import TreePath, encode_name
+from olpc_update_query.model.pack import (
+    Frame,
+    PackHeader,
+    Segment,
+    encode_pack_frame,
+    encode_pack_header,
+    pack_content,
+)
+from olpc_update_query.model.wire import Sha256
+from olpc_update_query.ports import Progress
+from olpc_update_query.server.archive import Archive
+from olpc_update_query.server.walk import open_content, unfit
+
+LEVEL = 19
+_CHUNK = 1 << 20
+_AHEAD = 128
+_IN_MEMORY = 256 << 10
+_HEAVY = 2 << 20
+_COPY = 1 << 20
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+_heavy = threading.Semaphore(2)
+
+
+class Content(NamedTuple):
+    """One distinct content of a tree.
+
+    Attributes:
+        digest: Its SHA-256, 32 raw bytes.
+        size: Its length in bytes.
+        path: The first path that has it.
+    """
+
+    digest: bytes
+    size: int
+    path: TreePath
+
+
+def in_order(
+    work: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    drop: Callable[[_Result], None] | None = None,
+) -> Iterator[_Result]:
+    """Do the same to many things, on all processors, and return the results in order.
+
+    A slow one holds up the results, not the work on those behind it.
+
+    Args:
+        work: What to do.
+        items: The things.
+        drop: What to do with results that nobody wants any more, after an error.
+    """
+    waiting: deque[Future[_Result]] = deque()
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            try:
+                for item in items:
+                    waiting.append(pool.submit(work, item))
+                    if len(waiting) > _AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+    finally:
+        for future in waiting:
+            if drop and not future.cancelled() and not future.exception():
+                drop(future.result())
+
+
+@contextmanager
+def in_turn(size: int) -> Iterator[None]:
+    """Let only two at a time work on much: each takes up to 170 MB for zstd's tables.
+
+    Args:
+        size: Bytes of the content, and of its base.
+    """
+    if size < _HEAVY:
+        yield
+        return
+    with _heavy:
+        yield
+
+
+def spool(chunks: Iterable[bytes], directory: Path) -> IO[bytes]:
+    """Keep pieces for a while, in memory or, when they are many, in a file.
+
+    Args:
+        chunks: The pieces.
+        directory: Where the file is made; it has no name.
+
+    Returns:
+        A file at its first byte.
+    """
+    kept: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(directory))  # noqa: SIM115 - it is returned
+    with ExitStack() as stack:
+        stack.callback(kept.close)
+        for chunk in chunks:
+            kept.write(chunk)
+        kept.seek(0)
+        stack.pop_all()
+    return kept
+
+
+def close(kept: IO[bytes]) -> None:
+    """Close what was spooled."""
+    kept.close()
+
+
+def append(out: IO[bytes], kept: IO[bytes]) -> int:
+    """Move what was spooled to the end of a file and return how many bytes it was."""
+    start = out.tell()
+    with kept:
+        copyfileobj(kept, out, _COPY)
+    return out.tell() - start
+
+
+def write_pack(
+    target: Path,
+    tree: Path,
+    contents: Sequence[Content],
+    manifest: Sha256,
+    archives: Sequence[Archive],
+    progress: Progress,
+) -> int:
+    """Write ``pack`` and ``pack.index``.
+
+    Args:
+        target: The build's directory.
+        tree: The tree with the contents.
+        contents: Every distinct content once, in order of first appearance.
+        manifest: Digest of the build's manifest, hex.
+        archives: Earlier builds whose frames may be used again.
+        progress: Who is told how far it is.
+
+    Returns:
+        Length of the pack in bytes.
+
+    Raises:
+        UnfitTree: A file is not what it was when it was hashed.
+    """
+    packer = _Packer(os.fsencode(tree), target, archives)
+    lengths = array("Q")
+    total = sum(content.size for content in contents)
+    done = 0
+    with open(target / "pack", "wb") as out:
+        results = in_order(packer.pack, contents, drop=close)
+        for content, kept in zip(contents, results, strict=True):
+            lengths.append(append(out, kept))
+            done += content.size
+            progress.transferred(done, total)
+        length = out.tell()
+    with open(target / "pack.index", "wb") as index:
+        index.write(encode_pack_header(PackHeader(manifest, len(contents), length)))
+        index.writelines(map(_index_line, contents, lengths))
+    return length
+
+
+def _index_line(content: Content, packed: int) -> bytes:
+    segment = Segment(0, 0, packed, content.size)
+    frame = Frame(content.digest, content.size, None, 0, (segment,))
+    return encode_pack_frame(frame)
+
+
+class _Packer:
+    """Makes or finds the frame of a content."""
+
+    def __init__(self, tree: bytes, work: Path, archives: Sequence[Archive]) -> None:
+        self._tree, self._work, self._archives = tree, work, archives
+
+    def pack(self, content: Content) -> IO[bytes]:
+        """Return the frame, spooled."""
+        for archive in self._archives:
+            frame = archive.frames.get(content.digest)
+            if frame is not None and _is_sound(archive, frame):
+                return spool(iter_chunks(archive.packed(frame)), self._work)
+        with in_turn(content.size):
+            chunks = pack_content(self._read(content), content.size, LEVEL)
+            return spool(chunks, self._work)
+
+    def _read(self, content: Content) -> Iterator[bytes]:
+        """Read a content again; it must still be the one that was hashed."""
+        digest = hashlib.sha256()
+        left = content.size
+        try:
+            with open_content(os.path.join(self._tree, content.path)) as file:
+                while left and (chunk := file.read(min(_CHUNK, left))):
+                    left -= len(chunk)
+                    digest.update(chunk)
+                    yield chunk
+        except OSError as error:
+            raise unfit(content.path, error) from error
+        if digest.digest() != content.digest:
+            raise UnfitTree(encode_name(content.path), "it changed while it was read")
+
+
+def iter_chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """Read a file to its end in pieces."""
+    while chunk := file.read(_CHUNK):
+        yield chunk
+
+
+def _is_sound(archive: Archive, frame: Frame) -> bool:
+    try:
+        for _ in archive.unpack(frame):
+            pass
+    except (CorruptContent, OSError):
+        return False
+    return True

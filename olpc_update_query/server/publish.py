@@ -1,0 +1,273 @@
+"""Publishes a tree as a build: manifest, packs, and what else laptops fetch.
+
+A build is made beside the others under a name that no laptop asks for, synced, and
+renamed at the end: it is there whole or not at all. The same tree gives the same
+bytes, whenever and wherever it is published with the same zstd library.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from olpc_update_query.errors import Malformed, SiteExists, UnfitTree, UnknownBuild
+from olpc_update_query.model.manifest import (
+    MAX_LINE,
+    Entry,
+    Header,
+    Kind,
+    encode_entry,
+    encode_header,
+    encode_name,
+)
+from olpc_update_query.model.pack import pack_content
+from olpc_update_query.model.wire import BuildId, Sha256
+from olpc_update_query.ports import Progress
+from olpc_update_query.server.archive import Archive, digest_of
+from olpc_update_query.server.deltas import write_delta
+from olpc_update_query.server.packing import (
+    LEVEL,
+    Content,
+    append,
+    iter_chunks,
+    spool,
+    write_pack,
+)
+from olpc_update_query.server.plaintree import make_plain_tree
+from olpc_update_query.server.verify import check_build
+from olpc_update_query.server.walk import walk_tree
+from olpc_update_query.system.files import (
+    disk_errors,
+    fsync_directory,
+    hold_lock,
+    sync_filesystem,
+)
+
+__all__ = ["OrderFacts", "Published", "check_build", "publish", "walk_tree"]
+
+NORMAL_TIME_NS = 315_532_800 * 1_000_000_000
+"""What ``normalize_times`` gives every path: 1980-01-01, which any format can hold."""
+
+_STAGE = ".tmp-"
+
+
+class OrderFacts(NamedTuple):
+    """What an order says about a build.
+
+    Attributes:
+        build: Its name.
+        contents: SHA-256 of its manifest, hex.
+        size: Length of its manifest in bytes.
+    """
+
+    build: BuildId
+    contents: Sha256
+    size: int
+
+
+class Published(NamedTuple):
+    """A build that has been published.
+
+    Attributes:
+        facts: What an order says about it.
+        path: Its directory.
+        header: The manifest's counts.
+        contents: How many distinct contents it has.
+        pack: Length of the full pack in bytes.
+        deltas: Length of each delta pack in bytes, by the build it starts from.
+    """
+
+    facts: OrderFacts
+    path: Path
+    header: Header
+    contents: int
+    pack: int
+    deltas: dict[BuildId, int]
+
+
+class _Silent:
+    """Tells nobody anything."""
+
+    def step(self, text: str) -> None:
+        """Tell nobody."""
+
+    def transferred(self, done: int, total: int) -> None:
+        """Tell nobody."""
+
+
+def publish(  # noqa: PLR0913 - all that an administrator may choose
+    site_builds: Path,
+    tree: Path,
+    build: BuildId,
+    *,
+    delta_from: Sequence[BuildId] = (),
+    with_root: bool = False,
+    normalize_times: bool = False,
+    progress: Progress | None = None,
+    sign_order: Callable[[OrderFacts], bytes] | None = None,
+) -> Published:
+    """Publish a tree as a build.
+
+    Args:
+        site_builds: The directory of the published builds.
+        tree: The tree; it must not change meanwhile.
+        build: The build's name.
+        delta_from: Published builds to make delta packs from.
+        with_root: Whether to add the plain tree as ``root/``.
+        normalize_times: Whether to give every path the same time.
+        progress: Who is told how it goes.
+        sign_order: Makes the signed order, which becomes the file ``order``.
+
+    Returns:
+        What was published.
+
+    Raises:
+        SiteExists: A build of that name is published already.
+        UnknownBuild: One of ``delta_from`` is not.
+        UnfitTree: The tree cannot be read, or changes meanwhile.
+        Busy: Another tree is being published here.
+        NoSpace, NotPermitted, DiskFailed: It cannot be written.
+    """
+    with disk_errors(site_builds):
+        site_builds.mkdir(parents=True, exist_ok=True)
+        with hold_lock(site_builds / ".lock", f"publish {build}"):
+            _check_names(site_builds, build, delta_from)
+            with _staged(site_builds, build) as stage:
+                return _Publisher(
+                    stage=stage,
+                    builds=site_builds,
+                    tree=tree,
+                    mtime_ns=NORMAL_TIME_NS if normalize_times else None,
+                    progress=progress or _Silent(),
+                ).publish(build, delta_from, with_root, sign_order)
+
+
+def _check_names(builds: Path, build: BuildId, delta_from: Sequence[BuildId]) -> None:
+    if (builds / build).exists():
+        raise SiteExists(str(builds / build), "a build of this name is published")
+    for old in delta_from:
+        if not (builds / old / "pack.index").is_file():
+            raise UnknownBuild(old, ", ".join(path.name for path in _published(builds)))
+
+
+def _published(builds: Path) -> list[Path]:
+    return sorted(
+        path for path in builds.glob("[!.]*") if (path / "pack.index").is_file()
+    )
+
+
+@contextmanager
+def _staged(builds: Path, build: BuildId) -> Iterator[Path]:
+    """Make a build under another name; give it its own when the block succeeds.
+
+    What an earlier attempt left behind goes first: the lock says that nobody is at it.
+    """
+    for left in builds.glob(f"{_STAGE}*"):
+        shutil.rmtree(left)
+    stage = builds / f"{_STAGE}{build}"
+    stage.mkdir()
+    try:
+        yield stage
+        sync_filesystem(stage)
+        stage.rename(builds / build)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    fsync_directory(builds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Publisher:
+    """Makes the files of one build in its stage."""
+
+    stage: Path
+    builds: Path
+    tree: Path
+    mtime_ns: int | None
+    progress: Progress
+
+    def publish(
+        self,
+        build: BuildId,
+        delta_from: Sequence[BuildId],
+        with_root: bool,
+        sign_order: Callable[[OrderFacts], bytes] | None,
+    ) -> Published:
+        """Make everything, the smallest first."""
+        self.progress.step(f"reading {self.tree}")
+        header, contents = self._write_manifest(build)
+        manifest = self.stage / "contents"
+        facts = OrderFacts(build, digest_of(manifest), manifest.stat().st_size)
+        if sign_order:
+            (self.stage / "order").write_bytes(sign_order(facts))
+        pack = self._write_pack(contents, facts.contents)
+        deltas = {old: self._write_delta(old) for old in delta_from}
+        for name in ("contents", "pack.index"):
+            _compress(self.stage / name)
+        for path in (self.stage, *self.stage.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        if with_root:
+            self.progress.step("making the plain tree")
+            make_plain_tree(self.tree, self.stage / "root", mtime_ns=self.mtime_ns)
+        path = self.builds / build
+        return Published(facts, path, header, len(contents), pack, deltas)
+
+    def _write_manifest(self, build: BuildId) -> tuple[Header, list[Content]]:
+        """Write ``contents``; its header counts what is known only at its end."""
+        contents: dict[bytes, Content] = {}
+        entries = files = size = 0
+        with spool((), self.stage) as body:
+            for entry in walk_tree(
+                self.tree, mtime_ns=self.mtime_ns, progress=self.progress
+            ):
+                body.write(_line(entry))
+                entries += 1
+                if entry.kind is Kind.FILE:
+                    files += 1
+                    size += 0 if entry.leader else entry.size
+                    content = Content(entry.digest, entry.size, entry.path)
+                    contents.setdefault(entry.digest, content)
+            header = Header(build, entries, files, size)
+            body.seek(0)
+            with open(self.stage / "contents", "wb") as out:
+                out.write(encode_header(header))
+                append(out, body)
+        return header, list(contents.values())
+
+    def _write_pack(self, contents: Sequence[Content], manifest: Sha256) -> int:
+        self.progress.step(f"packing {len(contents):,} contents")
+        with ExitStack() as stack:
+            archives: list[Archive] = []
+            wanted = {content.digest for content in contents}
+            for path in _published(self.builds):
+                try:
+                    archive = stack.enter_context(Archive(path, wanted))
+                except (Malformed, OSError) as error:
+                    self.progress.step(f"build {path.name} is damaged: {error}")
+                    continue
+                wanted -= archive.frames.keys()
+                archives.append(archive)
+            return write_pack(
+                self.stage, self.tree, contents, manifest, archives, self.progress
+            )
+
+    def _write_delta(self, old: BuildId) -> int:
+        self.progress.step(f"making the delta from {old}")
+        directory = self.stage / "delta"
+        directory.mkdir(exist_ok=True)
+        return write_delta(self.builds / old, self.stage, directory / f"{old}.pack")
+
+
+def _line(entry: Entry) -> bytes:
+    line = encode_entry(entry)
+    if len(line) > MAX_LINE:
+        raise UnfitTree(encode_name(entry.path), "its attributes are too long")
+    return line
+
+
+def _compress(path: Path) -> None:
+    """Write ``NAME.zst`` beside a file."""
+    with open(path, "rb") as raw, open(f"{path}.zst", "wb") as out:
+        out.writelines(pack_content(iter_chunks(raw), path.stat().st_size, LEVEL))

@@ -1,0 +1,243 @@
+"""What is kept about the laptops, and how it is written.
+
+Three small tables: the latest state of each laptop, what changed (bounded), and the
+leases. Plain SQLAlchemy Core, the same for SQLite and PostgreSQL.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from olpc_update_query.model import canonical
+from olpc_update_query.model.canonical import Json
+
+MAX_EVENTS: Final = 100_000
+MAX_UNLISTED: Final = 10_000
+"""Laptops that are not in laptops.csv, of which anybody can invent any number."""
+
+METADATA: Final = sa.MetaData()
+
+LAPTOPS: Final = sa.Table(
+    "laptops",
+    METADATA,
+    sa.Column("serial", sa.String(64), primary_key=True),
+    sa.Column("first", sa.BigInteger, nullable=False),
+    sa.Column("asked", sa.BigInteger, nullable=False, index=True),
+    sa.Column("polls", sa.BigInteger, nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("listed", sa.Boolean, nullable=False),
+    sa.Column("build", sa.String(64)),
+    sa.Column("stream", sa.String(64)),
+    sa.Column("lease_expiry", sa.BigInteger),
+    sa.Column("ordered", sa.String(64)),
+    sa.Column("stolen", sa.Boolean, nullable=False),
+    sa.Column("report", sa.String(512)),
+)
+
+EVENTS: Final = sa.Table(
+    "events",
+    METADATA,
+    sa.Column(
+        "id",
+        sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+    ),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("serial", sa.String(64), nullable=False, index=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("detail", sa.String(600), nullable=False),
+)
+
+LEASES: Final = sa.Table(
+    "leases",
+    METADATA,
+    sa.Column("serial", sa.String(64), primary_key=True),
+    sa.Column("uuid", sa.String(36), nullable=False),
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("made", sa.BigInteger, nullable=False),
+    sa.Column("expiry", sa.BigInteger, nullable=False),
+    sa.Column("line", sa.Text, nullable=False),
+)
+
+
+class Poll(NamedTuple):
+    """A query that was answered.
+
+    Attributes:
+        serial: The laptop.
+        asked: When.
+        address: From where.
+        listed: Whether it is in laptops.csv.
+        build: The build it runs.
+        stream: The stream it follows.
+        lease_expiry: Until when its lease is good.
+        ordered: The build it was told to run, None when it was told none.
+        stolen: Whether it was told that it is stolen.
+        report: What it says of its last attempt.
+    """
+
+    serial: str
+    asked: int
+    address: str
+    listed: bool = True
+    build: str | None = None
+    stream: str | None = None
+    lease_expiry: int | None = None
+    ordered: str | None = None
+    stolen: bool = False
+    report: Mapping[str, Json] | None = None
+
+
+class State(NamedTuple):
+    """The latest that is known of a laptop: its last poll, and since when how many."""
+
+    serial: str
+    first: int
+    asked: int
+    polls: int
+    address: str
+    listed: bool
+    build: str | None
+    stream: str | None
+    lease_expiry: int | None
+    ordered: str | None
+    stolen: bool
+    report: str | None
+
+    @property
+    def result(self) -> str:
+        """What became of its last attempt, in a word or a sentence."""
+        if self.report is None:
+            return ""
+        found = json.loads(self.report, strict=False)
+        result = found.get("result", "")
+        return result if isinstance(result, str) else ""
+
+
+class Event(NamedTuple):
+    """Something that changed.
+
+    Attributes:
+        time: When.
+        serial: Of which laptop.
+        kind: What: ``new``, ``build``, ``report``, ``ordered``, ``stolen``, ``lease``.
+        detail: The new value.
+    """
+
+    time: int
+    serial: str
+    kind: str
+    detail: str
+
+
+class StoredLease(NamedTuple):
+    """A lease that was signed.
+
+    Attributes:
+        serial: For which laptop.
+        uuid: The UUID it names.
+        key_id: The key that signed it.
+        made: When.
+        expiry: Until when it is good.
+        line: The ``act01:`` line, with its newline.
+    """
+
+    serial: str
+    uuid: str
+    key_id: str
+    made: int
+    expiry: int
+    line: str
+
+
+Record: TypeAlias = Poll | StoredLease | Event
+
+
+def write_polls(connection: Connection, polls: Sequence[Poll]) -> list[Event]:
+    """Write the latest state of each laptop, and return what changed."""
+    serials = {poll.serial for poll in polls}
+    query = sa.select(LAPTOPS).where(LAPTOPS.c.serial.in_(serials))
+    known = {row[0]: State(*row) for row in connection.execute(query)} if polls else {}
+    after = dict(known)
+    events: list[Event] = []
+    for poll in polls:
+        before = after.get(poll.serial)
+        after[poll.serial] = _advance(before, poll)
+        events += _changes(before, after[poll.serial])
+    new = [after[serial]._asdict() for serial in sorted(serials - known.keys())]
+    old = [
+        {f"to_{name}": value for name, value in after[serial]._asdict().items()}
+        for serial in sorted(known)
+    ]
+    if new:
+        connection.execute(sa.insert(LAPTOPS), new)
+    if old:
+        connection.execute(_UPDATE, old)
+    return events
+
+
+_UPDATE: Final = (
+    sa.update(LAPTOPS)
+    .where(LAPTOPS.c.serial == sa.bindparam("to_serial"))
+    .values({name: sa.bindparam(f"to_{name}") for name in State._fields[1:]})
+)
+
+
+def _advance(before: State | None, poll: Poll) -> State:
+    report = before.report if before is not None else None
+    if poll.report is not None:
+        # PostgreSQL keeps no NUL in a text
+        report = canonical.encode(dict(poll.report)).decode().replace("\0", "")
+    return State(
+        serial=poll.serial,
+        first=poll.asked if before is None else before.first,
+        asked=poll.asked,
+        polls=1 if before is None else before.polls + 1,
+        address=poll.address[:64],
+        listed=poll.listed,
+        build=poll.build,
+        stream=poll.stream,
+        lease_expiry=poll.lease_expiry,
+        ordered=poll.ordered,
+        stolen=poll.stolen,
+        report=report,
+    )
+
+
+def _changes(before: State | None, now: State) -> Iterator[Event]:
+    if before is None:
+        yield Event(now.asked, now.serial, "new", now.address)
+    if now.stolen:
+        yield Event(now.asked, now.serial, "stolen", now.address)
+    for kind in ("build", "ordered", "report"):
+        value = getattr(now, kind)
+        if value is not None and (before is None or getattr(before, kind) != value):
+            yield Event(now.asked, now.serial, kind, value)
+
+
+def write_leases(connection: Connection, leases: Sequence[StoredLease]) -> None:
+    """Write the lease of each laptop over the one before."""
+    latest = {lease.serial: lease for lease in leases}
+    if latest:
+        stale = sa.delete(LEASES).where(LEASES.c.serial.in_(sorted(latest)))
+        connection.execute(stale)
+        rows = [lease._asdict() for lease in latest.values()]
+        connection.execute(sa.insert(LEASES), rows)
+
+
+def trim(connection: Connection) -> None:
+    """Forget the oldest events, and the unlisted laptops that asked longest ago."""
+    newest = connection.execute(sa.select(sa.func.max(EVENTS.c.id))).scalar()
+    if newest is not None:
+        stale = sa.delete(EVENTS).where(EVENTS.c.id <= newest - MAX_EVENTS)
+        connection.execute(stale)
+    unlisted = sa.not_(LAPTOPS.c.listed)
+    query = sa.select(LAPTOPS.c.asked).where(unlisted)
+    query = query.order_by(LAPTOPS.c.asked.desc()).offset(MAX_UNLISTED).limit(1)
+    cut = connection.execute(query).scalar()
+    if cut is not None:
+        connection.execute(sa.delete(LAPTOPS).where(unlisted, LAPTOPS.c.asked <= cut))

@@ -1,0 +1,217 @@
+"""``reports.db``: who asked when, what they run, and what they were given.
+
+SQLite in WAL mode; with another database URL the same statements serve PostgreSQL,
+shared by any number of servers.
+
+A poll is written within half a second; one that carries a report is on the disk
+before it is answered. A disk that refuses costs reports, never an answer.
+"""
+
+import logging
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.sql.expression import Executable
+
+from olpc_update_query.errors import DiskFailed
+from olpc_update_query.server.recorder import Recorder
+from olpc_update_query.server.records import (
+    EVENTS,
+    LAPTOPS,
+    LEASES,
+    METADATA,
+    Event,
+    Poll,
+    Record,
+    State,
+    StoredLease,
+    trim,
+    write_leases,
+    write_polls,
+)
+from olpc_update_query.system.files import disk_errors
+
+_log = logging.getLogger(__name__)
+
+_TRIM_AFTER: Final = 1_000
+
+
+class Reports:
+    """The reports of a site.
+
+    Args:
+        where: The SQLite file, or the URL of another database.
+
+    Raises:
+        DiskFailed: It cannot be opened.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self._name = str(where) if isinstance(where, Path) else "the reports"
+        self._engine = _open(where)
+        self._recorder: Recorder[Record] = Recorder(self._write)
+        self._unkept = _TRIM_AFTER
+
+    def record(self, record: Record, *, confirm: bool = False) -> int:
+        """Queue something to be written.
+
+        Args:
+            record: A poll, a lease or an event.
+            confirm: Whether the caller will ``wait`` for it.
+
+        Returns:
+            A ticket for ``wait``.
+        """
+        return self._recorder.add(record, urgent=confirm)
+
+    def wait(self, ticket: int) -> None:
+        """Wait until a record is on the disk, or the disk has refused it."""
+        self._recorder.wait(ticket)
+
+    def flush(self) -> None:
+        """Wait until everything recorded so far is on the disk."""
+        self._recorder.flush()
+
+    def close(self) -> None:
+        """Write what is queued and close the database."""
+        self._recorder.close()
+        self._engine.dispose()
+
+    # --- reading ---
+
+    def lease(self, serial: str) -> StoredLease | None:
+        """Return the lease that was signed last for a laptop."""
+        query = sa.select(LEASES).where(LEASES.c.serial == serial)
+        for row in self._rows(query):
+            return StoredLease(*row)
+        return None
+
+    def state(self, serial: str) -> State | None:
+        """Return the latest that is known of a laptop."""
+        query = sa.select(LAPTOPS).where(LAPTOPS.c.serial == serial)
+        for row in self._rows(query):
+            return State(*row)
+        return None
+
+    def latest(self, limit: int) -> list[State]:
+        """Return the laptops that asked last, newest first."""
+        query = sa.select(LAPTOPS).order_by(LAPTOPS.c.asked.desc()).limit(limit)
+        return [State(*row) for row in self._rows(query)]
+
+    def running(self) -> dict[str, int]:
+        """Return how many listed laptops run which build."""
+        query = (
+            sa.select(LAPTOPS.c.build, sa.func.count())
+            .where(LAPTOPS.c.listed)
+            .group_by(LAPTOPS.c.build)
+        )
+        return {build or "": count for build, count in self._rows(query)}
+
+    def asked_since(self, time: int) -> int:
+        """Return how many listed laptops asked at or after a time."""
+        query = sa.select(sa.func.count()).where(
+            LAPTOPS.c.listed, LAPTOPS.c.asked >= time
+        )
+        return sum(count for (count,) in self._rows(query))
+
+    def unlisted(self, limit: int) -> list[State]:
+        """Return laptops that are not in laptops.csv, newest first."""
+        query = sa.select(LAPTOPS).where(sa.not_(LAPTOPS.c.listed))
+        query = query.order_by(LAPTOPS.c.asked.desc()).limit(limit)
+        return [State(*row) for row in self._rows(query)]
+
+    def events(self, serial: str | None = None, limit: int = 20) -> list[Event]:
+        """Return what changed last, newest first."""
+        columns = [EVENTS.c[name] for name in Event._fields]
+        query = sa.select(*columns).order_by(EVENTS.c.id.desc()).limit(limit)
+        if serial is not None:
+            query = query.where(EVENTS.c.serial == serial)
+        return [Event(*row) for row in self._rows(query)]
+
+    def _rows(self, query: Executable) -> list[tuple[Any, ...]]:
+        try:
+            with self._engine.connect() as connection:
+                return [tuple(row) for row in connection.execute(query)]
+        except DatabaseError as error:
+            raise DiskFailed(self._name, str(error.orig)) from error
+
+    # --- writing, in the recorder's thread ---
+
+    def _write(self, batch: Sequence[Record]) -> None:
+        try:
+            self._write_once(batch)
+        except (IntegrityError, OperationalError):
+            # another server wrote about the same laptop just now, or held the lock
+            self._write_once(batch)
+
+    def _write_once(self, batch: Sequence[Record]) -> None:
+        polls = [record for record in batch if isinstance(record, Poll)]
+        leases = [record for record in batch if isinstance(record, StoredLease)]
+        events = [record for record in batch if isinstance(record, Event)]
+        with self._engine.begin() as connection:
+            events += write_polls(connection, polls)
+            write_leases(connection, leases)
+            if events:
+                rows = [event._asdict() for event in events]
+                connection.execute(sa.insert(EVENTS), rows)
+            self._unkept += len(events)
+            if self._unkept >= _TRIM_AFTER:
+                trim(connection)
+                self._unkept = 0
+
+
+# --- opening ------------------------------------------------------------------------
+
+
+def _open(where: Path | str) -> Engine:
+    try:
+        return _connect(where)
+    except DatabaseError as error:
+        if not isinstance(where, Path) or isinstance(error, OperationalError):
+            raise DiskFailed(str(where), str(error.orig)) from error
+        # Leases matter more than reports: go on with an empty file.
+        aside = where.with_name(f"{where.name}.damaged")
+        _log.warning("%s is damaged (%s); it is now %s", where, error.orig, aside)
+        _move_aside(where, aside)
+        return _connect(where)
+
+
+def _move_aside(where: Path, aside: Path) -> None:
+    os.replace(where, aside)
+    for suffix in ("-wal", "-shm"):
+        where.with_name(where.name + suffix).unlink(missing_ok=True)
+
+
+def _connect(where: Path | str) -> Engine:
+    if isinstance(where, Path):
+        with disk_errors(where):
+            # it tells where children are; SQLite gives its other files the same mode
+            os.close(os.open(where, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        engine = sa.create_engine(
+            URL.create("sqlite", database=str(where)),
+            future=True,
+            poolclass=QueuePool,
+            connect_args={"check_same_thread": False, "timeout": 10},
+        )
+        event.listen(engine, "connect", _prepare)
+    else:
+        engine = sa.create_engine(where, future=True)
+    try:
+        METADATA.create_all(engine)
+    finally:
+        # a server may fork now; its children open connections of their own
+        engine.dispose()
+    return engine
+
+
+def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")

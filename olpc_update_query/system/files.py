@@ -1,0 +1,218 @@
+"""Files that are replaced whole, directories that are synced, locks that are named.
+
+Nothing is ever edited in place. A new file or link is made beside the old one under
+a fresh name, synced, renamed over it, and the directory is synced: whatever
+instruction the power fails at, a reader finds the old one or the new one, whole.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from olpc_update_query import errors
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, *, needed: int = 1) -> Iterator[None]:
+    """Turn what the operating system says into our errors.
+
+    Args:
+        path: What is being worked on; named in the error.
+        needed: Bytes about to be written, where that is known.
+
+    Raises:
+        NoSpace: The file system, its inodes or the quota are used up.
+        NotPermitted: The user may not do that.
+        DiskFailed: Any other refusal, such as EIO or EROFS.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _translated(error, path, needed) from error
+
+
+def _translated(error: OSError, path: Path, needed: int) -> errors.UpdateError:
+    if error.errno in _NO_ROOM:
+        return errors.NoSpace(str(path), needed, free_bytes(path))
+    if error.errno in _FORBIDDEN:
+        return errors.NotPermitted(str(path))
+    return errors.DiskFailed(str(path), error.strerror or str(error))
+
+
+def free_bytes(path: Path) -> int:
+    """Return the bytes this user may still write where ``path`` is or would be.
+
+    Returns 0 when no directory above the path can be asked.
+    """
+    for place in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            room = os.statvfs(place)
+            free = room.f_bavail if os.geteuid() else room.f_bfree
+            return free * room.f_frsize
+    return 0
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_filesystem(path: Path) -> None:
+    """Write out everything of the file system that holds ``path``.
+
+    Raises:
+        OSError: The kernel could not write something.
+    """
+    import ctypes
+
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        os.sync()
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of ``data``, however many calls that takes."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Make ``path`` hold exactly ``data``, or leave it as it was.
+
+    Args:
+        path: The file; its directory must exist. A link there is replaced itself.
+        data: The whole new content.
+        mode: Permission bits, whatever the umask says.
+
+    Raises:
+        OSError: See ``disk_errors``; nothing is left behind.
+    """
+    fresh = _fresh_name(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(fresh, flags, mode)
+    with _removed_on_error(fresh):
+        try:
+            os.fchmod(descriptor, mode)
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(fresh, path)
+    fsync_directory(path.parent)
+
+
+def replace_symlink(path: Path, target: str) -> None:
+    """Make ``path`` a symbolic link to ``target``; readers see the old or the new one.
+
+    Never unlinks first. A directory at ``path`` is refused rather than moved into.
+
+    Raises:
+        OSError: See ``disk_errors``; nothing is left behind.
+    """
+    fresh = _fresh_name(path)
+    os.symlink(target, fresh)
+    with _removed_on_error(fresh):
+        os.rename(fresh, path)
+    fsync_directory(path.parent)
+
+
+def _fresh_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
+
+
+@contextlib.contextmanager
+def _removed_on_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what a power cut in the middle of ``replace_file`` left there.
+
+    Only for directories whose writers hold a lock: the fresh file of another
+    process that is just replacing something would be removed too.
+    """
+    for name in os.listdir(directory):
+        if name.startswith(".") and name.endswith(".new"):
+            with contextlib.suppress(OSError):
+                os.unlink(directory / name)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Read a regular file of at most ``limit`` bytes, not through a link.
+
+    Raises:
+        OSError: It cannot be read, or is a link (ELOOP) or no file (EINVAL).
+        ValueError: It is larger.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        data = bytearray()
+        while piece := os.read(descriptor, limit + 1 - len(data)):
+            data += piece
+    finally:
+        os.close(descriptor)
+    if len(data) > limit:
+        raise ValueError(f"{path} is larger than {limit} bytes")
+    return bytes(data)
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, purpose: str) -> Iterator[None]:
+    """Hold the lock ``path`` while the block runs; the file names the holder.
+
+    The lock ends with the process, however it ends; the file stays and means
+    nothing by itself.
+
+    Args:
+        path: The lock file; its directory must exist.
+        purpose: A few words for whoever finds it held.
+
+    Raises:
+        Busy: Another run holds it.
+        OSError: See ``disk_errors``.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise errors.Busy(_holder(descriptor)) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} ({purpose})\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    named = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+    return named or "a process that has not named itself yet"

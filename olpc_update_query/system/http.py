@@ -1,0 +1,339 @@
+"""HTTP on requests, for links that hardly work.
+
+Time-outs are by silence, so that a slow link is not a dead one; only the small reply
+to a query has a bound on the whole. Nothing is kept between requests but the
+connection: no cookies, no credentials from files, nothing from the environment.
+
+Importing this module costs as much as requests does: import it where it is used.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from http.client import HTTPException
+from http.cookiejar import DefaultCookiePolicy
+from typing import NamedTuple, TypeVar
+
+import requests
+import urllib3
+
+from olpc_update_query import errors
+from olpc_update_query.ports import Reply, Stream
+from olpc_update_query.system.headers import (
+    check_status,
+    content_length,
+    content_range,
+    decoded,
+    head_size,
+    is_from_proxy,
+    is_web_address,
+    media_type,
+    pointed_to,
+    redirect_target,
+    request_size,
+    retry_after,
+    shown,
+    status,
+    validator_of,
+)
+from olpc_update_query.system.network import proxy_for
+
+PIECE = 16 * 1024  # what a cut in the middle of a read can cost
+MAX_REDIRECTS = 5
+_FOLLOWED = (301, 302, 303, 307, 308)
+_FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException)
+_T = TypeVar("_T")
+
+
+class Timeouts(NamedTuple):
+    """How long to wait, in seconds.
+
+    Attributes:
+        connect: For a connection.
+        silence: For the next byte.
+        reply: For a whole reply to ``post``, name resolution included.
+    """
+
+    connect: float = 10.0
+    silence: float = 30.0
+    reply: float = 60.0
+
+
+class _Session(requests.Session):
+    """A session that leaves redirects alone.
+
+    Even when told not to follow one, requests would read the whole of its body.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Say that no reply is a redirect."""
+
+
+class HttpTransport:
+    """HTTP as the rest of the program sees it (``ports.Transport``).
+
+    Args:
+        user_agent: How we name ourselves.
+        proxies: As ``network.proxies_for`` works them out.
+        timeouts: How long to wait for what.
+
+    Attributes:
+        sent: Bytes sent so far: request lines, headers and bodies.
+        received: Bytes received so far: status lines, headers and bodies.
+        requests: Requests made so far, redirects included.
+    """
+
+    def __init__(
+        self,
+        user_agent: str,
+        proxies: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.sent = self.received = self.requests = 0
+        self._proxies = proxies or {}
+        self._timeouts = timeouts or Timeouts()
+        self._session = _Session()
+        self._session.trust_env = False
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._session.headers["User-Agent"] = user_agent
+        self._session.headers["Accept-Encoding"] = "identity"
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._session.close()
+
+    def post(self, url: str, body: bytes, *, limit: int) -> Reply:
+        """Send a form and read a reply of at most ``limit`` bytes.
+
+        Raises:
+            NoAnswer: A redirect, which for a query is a captive portal, or a body
+                that is too long or undecodable.
+            ProxyRefused: The proxy wants other credentials.
+            NetworkError: No reply, or not all of it in time.
+        """
+        patience = self._timeouts.reply
+        return _within(patience, shown(url), lambda: self._ask(url, body, limit))
+
+    def _ask(self, url: str, body: bytes, limit: int) -> Reply:
+        headers = {
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Cache-Control": "no-cache",
+            "Pragma": "no-cache",
+        }
+        with contextlib.closing(self._send("POST", url, headers, body)) as response:
+            if 300 <= response.status_code < 400:
+                raise errors.NoAnswer(shown(url), pointed_to(response))
+            raw = bytearray()
+            for piece in self._body(response, content_length(response)):
+                raw += piece
+                if len(raw) > limit:
+                    raise errors.NoAnswer(
+                        shown(url), f"the reply is longer than {limit} bytes"
+                    )
+        return Reply(
+            response.status_code,
+            media_type(response),
+            decoded(bytes(raw), response, limit),
+            retry_after(response),
+        )
+
+    def get(
+        self,
+        url: str,
+        *,
+        start: int = 0,
+        length: int | None = None,
+        validator: str | None = None,
+    ) -> Stream:
+        """Ask for ``length`` bytes from ``start``; see ``ports.Transport``.
+
+        Raises:
+            BuildNotFound: The server does not have it.
+            NoAnswer: Somebody else's page came instead.
+            ProxyRefused: The proxy wants other credentials.
+            NetworkError: Anything else; iterating the chunks raises it as well.
+        """
+        headers = {}
+        if start or length is not None:
+            last = "" if length is None else start + length - 1
+            headers["Range"] = f"bytes={start}-{last}"
+            if validator:
+                headers["If-Range"] = validator
+        response = self._follow(url, headers)
+        if response.status_code == 416:  # it is shorter than we thought: another file
+            response.close()
+            response = self._follow(url, {})
+        try:
+            return self._stream(response, start, length)
+        except BaseException:
+            response.close()
+            raise
+
+    def _follow(
+        self, url: str, headers: dict[str, str], left: int = MAX_REDIRECTS
+    ) -> requests.Response:
+        """Send a GET and follow redirects, to http and https only."""
+        patience = 2 * self._timeouts.connect + self._timeouts.silence
+        response = _within(
+            patience, shown(url), lambda: self._send("GET", url, headers)
+        )
+        if response.status_code not in _FOLLOWED:
+            return response
+        response.close()
+        target = redirect_target(url, response)
+        if not left or target is None:
+            raise errors.NoAnswer(shown(url), pointed_to(response))
+        return self._follow(target, headers, left - 1)
+
+    def _stream(
+        self, response: requests.Response, start: int, length: int | None
+    ) -> Stream:
+        """Check what the reply's headers claim, before anybody reads its body."""
+        url = shown(response.url)
+        check_status(response)
+        if media_type(response) == "text/html":
+            raise errors.NoAnswer(url, "a web page came instead of the file")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise errors.NetworkError(url, "sent compressed, which was not asked for")
+        size = content_length(response)
+        if response.status_code == 206:
+            first, end, total = content_range(response)
+            wrong_end = length is not None and end > start + length
+            if first != start or wrong_end or size not in {None, end - first}:
+                raise errors.NetworkError(url, "another range came than was asked for")
+            size = end - first
+        else:
+            first, total = 0, size
+        body = self._body(response, size)
+        return Stream(first, total, body, validator_of(response))
+
+    def _send(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None = None
+    ) -> requests.Response:
+        """Send one request; return when the reply's headers are there."""
+        if not is_web_address(url):
+            raise errors.NetworkError(shown(url), "not an http or https address")
+        proxy = proxy_for(url, self._proxies)
+        with _network_errors(shown(url)):
+            request = self._session.prepare_request(
+                requests.Request(method, url, headers=headers, data=body)
+            )
+            self.requests += 1
+            self.sent += request_size(request, proxied=proxy is not None)
+            response = self._session.send(
+                request,
+                stream=True,
+                allow_redirects=False,
+                timeout=(self._timeouts.connect, self._timeouts.silence),
+                proxies={} if proxy is None else {"http": proxy, "https": proxy},
+            )
+        self.received += head_size(response)
+        if response.status_code == 407 or (proxy and is_from_proxy(response)):
+            response.close()
+            raise errors.ProxyRefused(shown(url), status(response))
+        return response
+
+    def _body(self, response: requests.Response, size: int | None) -> "_Body":
+        return _Body(response, size, self._count)
+
+    def _count(self, received: int) -> None:
+        self.received += received
+
+
+class _Body(Iterator[bytes]):
+    """A body as it comes; exactly ``size`` bytes where that is known.
+
+    Whoever stops reading lets go of it, or closes it: then the connection is closed,
+    unless the body has come to its end.
+    """
+
+    def __init__(
+        self,
+        response: requests.Response,
+        size: int | None,
+        count: Callable[[int], None],
+    ) -> None:
+        self._response, self._size, self._count = response, size, count
+        self._url, self._got = shown(response.url), 0
+
+    def __next__(self) -> bytes:
+        try:
+            piece = self._read()
+        except BaseException:
+            self.close()
+            raise
+        if not piece:
+            self.close()
+            raise StopIteration
+        return piece
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._response.close()
+
+    def _read(self) -> bytes:
+        with _network_errors(self._url):
+            piece: bytes = self._response.raw.read(PIECE, decode_content=False)
+        self._count(len(piece))
+        self._got += len(piece)
+        if self._size is not None and self._got > self._size:
+            raise errors.NetworkError(self._url, f"more than {self._size} bytes came")
+        if self._size is not None and not piece and self._got < self._size:
+            reason = f"cut off after {self._got} of {self._size} bytes"
+            raise errors.NetworkError(self._url, reason)
+        return piece
+
+
+def _within(seconds: float, url: str, work: Callable[[], _T]) -> _T:
+    """Do ``work`` in a thread, and leave it to itself when it takes too long.
+
+    Only so can the whole be bounded: name resolution has no time-out, and a server
+    that sends its headers a byte at a time is never silent.
+    """
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised in the caller
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="http", daemon=True).start()
+    try:
+        return future.result(timeout=seconds)
+    except TimeoutError:
+        reason = f"no reply within {seconds:g} seconds"
+        raise errors.NetworkError(url, reason) from None
+
+
+@contextlib.contextmanager
+def _network_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (*_FAILURES, OSError, UnicodeError) as error:
+        reason = _reason(error)
+        if isinstance(error, requests.exceptions.ProxyError):
+            if "407" in reason:
+                raise errors.ProxyRefused(url, reason) from error
+            reason = f"the proxy: {reason}"
+        raise errors.NetworkError(url, reason) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Say in plain words what lies below a chain of exceptions."""
+    if isinstance(error, requests.ConnectTimeout):
+        return "no connection in time"
+    deepest, below = error, error.__cause__ or error.__context__
+    while below is not None:
+        if isinstance(below, (OSError, HTTPException)):
+            deepest = below
+        below = below.__cause__ or below.__context__
+    if isinstance(deepest, TimeoutError):
+        return "silent for too long"
+    if isinstance(deepest, OSError) and deepest.strerror:
+        return deepest.strerror
+    return " ".join(str(deepest).split()) or type(deepest).__name__

@@ -1,0 +1,202 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from olpc_update_query import errors
+from olpc_update_query.model.messages import Query
+from olpc_update_query.model.wire import parse_build_id
+from olpc_update_query.run.places import on_stick
+from olpc_update_query.server.answers import Answerer
+from olpc_update_query.server.reports import Reports
+from olpc_update_query.server.site import Site
+from olpc_update_query.system.host import SystemClock
+from olpc_update_query.trust.answer import open_order
+from olpc_update_query.trust.lease import find_lease
+from tests.cli.shell import Shell
+from tests.keys import SERIAL, UUID, ring
+from tests.server.sites import LAPTOP, list_laptops, make_site
+from tests.trees import File, Link, Node, build_tree
+
+NOISE = bytes(range(256)) * 900
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(make_site(tmp_path).path, SystemClock())
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    files: dict[str | bytes, Node | str | bytes | None] = {
+        "bin/sh": File(NOISE, mode=0o755),
+        "etc/motd": "hello",
+        "sh": Link("bin"),
+    }
+    build_tree(tmp_path / "tree", files)
+    return tmp_path / "tree"
+
+
+def test_a_tree_is_published_and_signed(shell: Shell, site: Site, tree: Path) -> None:
+    list_laptops(site, LAPTOP)
+    out = shell.good("publish", site.path, tree, "--build", "762", "--with-root")
+    assert "Published build 762" in out
+    assert "2 files" in out
+    assert out.splitlines()[-1] == (
+        f"Next: olpc-update-admin assign {site.path} --build 762 --percent 10"
+    )
+    build = site.need_build(parse_build_id("762"))
+    assert build.has_root
+    assert os.readlink(build.path / "root/sh") == "bin"
+    raw = (build.path / "order").read_bytes()
+    order = open_order(raw, ring=ring(), serial=SERIAL, now=0).order
+    assert (order.build, order.contents, order.size) == (
+        "762",
+        build.contents,
+        build.size,
+    )
+    assert "publish build 762" in (site.path / "changes.log").read_text()
+
+
+def test_what_is_published_can_be_assigned_and_ordered(
+    shell: Shell, site: Site, tree: Path, tmp_path: Path
+) -> None:
+    shell.good("publish", site.path, tree, "--build", "762")
+    shell.good("assign", site.path, "--build", "762")
+    assert "error" not in shell.good("check", site.path, "--packs")
+    reports = Reports(tmp_path / "reports.db")
+    answerer = Answerer(site, reports, SystemClock())
+    raw = answerer.answer(Query(SERIAL, "1").encode(), base="http://h/", address="h")
+    assert raw is not None
+    assert site.need_build(parse_build_id("762")).contents.encode() in raw
+    reports.close()
+
+
+def test_deltas_are_made_on_demand(shell: Shell, site: Site, tree: Path) -> None:
+    shell.good("publish", site.path, tree, "--build", "760")
+    (tree / "etc/motd").write_text("other words")
+    ran = shell.run("publish", site.path, tree, "--build", "761")
+    assert "--delta-from" in ran.err
+    words = ["--delta-from", "760", "--delta-from", "761", "--delta-from", "760"]
+    out = shell.good("publish", site.path, tree, "--build", "762", *words)
+    assert "A laptop that runs 760 fetches" in out
+    names = os.listdir(site.builds / "762/delta")
+    assert sorted(names) == ["760.pack", "761.pack"]
+
+
+def test_times_can_be_made_the_same(shell: Shell, site: Site, tree: Path) -> None:
+    shell.good("publish", site.path, tree, "--build", "1", "--normalize-times")
+    os.utime(tree / "etc/motd", (0, 12345))
+    shell.good("publish", site.path, tree, "--build", "2", "--normalize-times")
+    lines = [
+        (site.builds / name / "contents").read_bytes().splitlines()[1:]
+        for name in ("1", "2")
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_what_cannot_be_published_is_named(
+    shell: Shell, site: Site, tree: Path
+) -> None:
+    shell.good("publish", site.path, tree, "--build", "760")
+    told = shell.bad(
+        errors.UnknownBuild,
+        *("publish", site.path, tree, "--build", "762", "--delta-from", "759"),
+    )
+    assert "There are: 760." in told
+    told = shell.bad(errors.SiteExists, "publish", site.path, tree, "--build", "760")
+    assert "builds/760" in told
+    assert site.build_names() == ["760"]
+    for name in ("", ".x", "a/b"):
+        assert shell.run("publish", site.path, tree, "--build", name).code == 2
+    ran = shell.run("publish", site.path, tree / "absent", "--build", "763")
+    assert ran.code == 2
+
+
+def test_without_a_key_there_is_no_signed_order(
+    shell: Shell, site: Site, tree: Path
+) -> None:
+    (site.keys / "oats.private").unlink()
+    ran = shell.run("publish", site.path, tree, "--build", "762")
+    assert ran.code == 0
+    assert "keygen" in ran.err
+    assert not (site.builds / "762/order").exists()
+    (site.keys / "lease.private").rename(site.keys / "oats.private")
+    (site.keys / "oats.private").chmod(0o644)
+    ran = shell.run("publish", site.path, tree, "--build", "763")
+    assert ran.code == errors.UnsafeKey.exit_code
+    assert not (site.builds / "763").exists()
+
+
+def test_check_proves_packs_when_it_is_asked_to(
+    shell: Shell, site: Site, tree: Path
+) -> None:
+    list_laptops(site, LAPTOP)
+    shell.good("publish", site.path, tree, "--build", "762")
+    shell.good("assign", site.path, "--build", "762")
+    pack = site.builds / "762/pack"
+    octets = bytearray(pack.read_bytes())
+    octets[-9] ^= 1
+    pack.write_bytes(octets)
+    assert "in order" in shell.good("check", site.path)
+    ran = shell.run("check", site.path, "--packs")
+    assert ran.code == errors.SiteError.exit_code
+    assert "error: build 762: " in ran.out
+
+
+# --- sticks ---------------------------------------------------------------------
+
+
+def test_a_stick_holds_what_is_assigned_and_leases(
+    shell: Shell, site: Site, tree: Path, tmp_path: Path
+) -> None:
+    gone = LAPTOP._replace(serial="SHC2", stolen=True)
+    list_laptops(site, LAPTOP, gone, gone._replace(serial="SHC3", uuid=None))
+    for name in ("760", "761", "762"):
+        words = ["--delta-from", "760"] if name == "762" else []
+        shell.good("publish", site.path, tree, "--build", name, "--with-root", *words)
+    shell.good("assign", site.path, "--build", "762")
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    out = shell.good("usb", site.path, stick, "--leases", "60")
+    assert "1 laptops find a lease" in out
+    assert list(on_stick(stick)) == ["762"]
+    for name in ("contents", "order", "pack", "delta/760.pack"):
+        copied = (stick / "builds/762" / name).read_bytes()
+        assert copied == (site.builds / "762" / name).read_bytes()
+    assert not (stick / "builds/762/root").exists()
+    now = SystemClock().now()
+    lease = find_lease(
+        (stick / "lease.sig").read_bytes(),
+        serial=SERIAL,
+        uuid=UUID,
+        ring=ring(),
+        now=now,
+    )
+    assert lease.expiry is not None
+    assert abs(lease.expiry - now - 60 * 86400) < 60
+    assert b"SHC2" not in (stick / "lease.sig").read_bytes()
+
+
+def test_a_stick_is_only_written_where_it_must_be(
+    shell: Shell, site: Site, tree: Path, tmp_path: Path
+) -> None:
+    shell.good("publish", site.path, tree, "--build", "762")
+    told = shell.bad(errors.NoAssignment, "usb", site.path, tmp_path)
+    assert "--build" in told
+    stick = tmp_path / "stick"
+    (stick / "builds/.tmp-762").mkdir(parents=True)  # a stick pulled out too early
+    shell.good("usb", site.path, stick, "--build", "762")
+    assert os.listdir(stick / "builds") == ["762"]
+    before = (stick / "builds/762/pack").stat()
+    out = shell.good("usb", site.path, stick, "--build", "762")
+    assert "is there already" in out
+    assert (stick / "builds/762/pack").stat().st_ino == before.st_ino
+    (stick / "builds/762/order").write_bytes(b"old")
+    shell.good("usb", site.path, stick, "--build", "762")
+    order = (stick / "builds/762/order").read_bytes()
+    assert order == (site.builds / "762/order").read_bytes()
+    shell.bad(errors.UnknownBuild, "usb", site.path, stick, "--build", "763")
+    (site.builds / "762/order").unlink()
+    told = shell.bad(errors.SiteError, "usb", site.path, stick, "--build", "762")
+    assert "no signed order" in told

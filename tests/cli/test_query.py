@@ -1,0 +1,530 @@
+"""olpc-update-query, seen from outside, against a real HTTP server.
+
+Run by root these are two processes, because the laptop lies where everybody may look.
+"""
+
+import contextlib
+import os
+import pwd
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from olpc_update_query.cli.query import query as query_command
+from olpc_update_query.policy.schedule import Trigger
+from olpc_update_query.system.work import ASKER_USERS
+from tests.cli.black_box import TOP, command, query
+from tests.keys import SERIAL, signer
+from tests.simulator import (
+    DAY,
+    HOUR,
+    Mischief,
+    ServerSimulator,
+    lease,
+    prepare_laptop,
+    set_due,
+    simulate,
+    work_of,
+)
+from tests.trees import difference, snapshot
+
+NOW = int(time.time())
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerSimulator]:
+    (tmp_path / "www").mkdir()
+    with simulate(tmp_path / "www") as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def root(tmp_path: Path, server: ServerSimulator) -> Path:
+    return prepare_laptop(tmp_path / "laptop", server.url)
+
+
+# --- what is told -----------------------------------------------------------------
+
+
+def test_the_story_is_told_in_order(root: Path, server: ServerSimulator) -> None:
+    server.lease = lease(NOW + 21 * DAY)
+    server.message = "holidays until Monday"
+    server.interval = 12 * HOUR
+    done = query(root, "-v")
+    assert (done.code, done.err) == (0, "")
+    told = [
+        "trigger: manual",
+        "clock: ",
+        "schedule: no valid due time is known",
+        f"asking {server.url}",
+        f"serialnum = {SERIAL}",
+        f"nonce = {server.queries[0].nonce}",
+        f"answer from {server.url}",
+        f"signed by key {signer('oats').key_id[:16]}, from ",
+        "oats-test.public",
+        "nonce: ours",
+        "time: ",
+        "lease: ",
+        "stolen: no",
+        "interval: ask every 12 h",
+        "update: none ordered",
+        "message: holidays until Monday",
+        "a new lease is installed, good until ",
+        "decision: nothing to do, because ",
+        "next query in ",
+    ]
+    assert [text for text in told if text not in done.out] == []
+    places = [done.out.index(text) for text in told]
+    assert places == sorted(places)
+
+
+def test_times_are_told_on_the_wall_and_in_utc(root: Path) -> None:
+    os.environ["TZ"] = "America/Asuncion"
+    try:
+        done = query(root, "-v")
+    finally:
+        del os.environ["TZ"]
+    assert re.search(r"clock: .* -0[34] \([0-9 :-]+ UTC\)", done.out)
+
+
+def test_without_options_one_line(root: Path) -> None:
+    done = query(root)
+    assert (done.code, done.err) == (0, "")
+    assert len(done.lines) == 1
+    assert "nothing to do" in done.out
+    assert "next query in" in done.out
+
+
+def test_too_early_one_line_says_until_when(
+    root: Path, server: ServerSimulator
+) -> None:
+    query(root)
+    done = query(root)
+    assert (done.code, len(done.lines)) == (0, 1)
+    assert "not due yet" in done.out
+    assert "next query in" in done.out
+    assert server.asked == 1
+
+
+def test_the_story_of_coming_too_early(root: Path) -> None:
+    set_due(root, NOW - 60, NOW + 2 * HOUR)
+    done = query(root, "-v", "--trigger", "cron")
+    assert "trigger: cron" in done.out
+    assert "a query is due in 1 h 59 min" in done.out
+    assert "the next query is not due yet" in done.out
+
+
+def test_quiet_means_quiet(root: Path, server: ServerSimulator) -> None:
+    assert query(root, "-q") == (0, "", "")
+    server.mischief = Mischief.ERROR
+    done = query(root, "-q", "--now")
+    assert (done.code, done.out) == (15, "")
+    assert done.err
+
+
+@pytest.mark.parametrize(
+    ("mischief", "code", "seen"),
+    [
+        pytest.param(Mischief.HTML, 11, "HTTP 200, text/html", id="portal"),
+        pytest.param(Mischief.NOT_FOUND, 11, "HTTP 404", id="not found"),
+        pytest.param(Mischief.UNAVAILABLE, 15, "HTTP 503", id="unavailable"),
+        pytest.param(Mischief.UNSIGNED, 21, "no trusted key", id="unsigned"),
+        pytest.param(Mischief.WRONG_KEY, 21, "no trusted key", id="wrong key"),
+        pytest.param(Mischief.TRUNCATED, 25, "refused", id="truncated"),
+    ],
+)
+def test_errors_are_one_line_and_a_hint(
+    root: Path, server: ServerSimulator, mischief: Mischief, code: int, seen: str
+) -> None:
+    server.mischief, server.stolen = mischief, True
+    before = snapshot(root / "etc")
+    done = query(root)
+    assert (done.code, done.out) == (code, "")
+    error, hint = done.err.splitlines()
+    assert error.startswith("olpc-update-query: ")
+    assert seen in error
+    assert hint.startswith("  hint: ")
+    assert not (root / "security").exists()
+    assert not difference(before, snapshot(root / "etc"))
+
+
+def test_json_is_one_object(root: Path, server: ServerSimulator) -> None:
+    done = query(root, "--json")
+    assert done.json["result"] == "nothing-to-do"
+    assert done.json["exit_code"] == 0
+    assert done.json["next_due"] > NOW
+    server.mischief = Mischief.WRONG_KEY
+    done = query(root, "--json", "--now")
+    assert (done.code, done.err) == (21, "")
+    assert done.json["error"] == "UntrustedAnswer"
+    assert done.json["exit_code"] == 21
+    assert done.json["retry"] is False
+    assert done.json["hint"]
+    assert done.json["text"]
+
+
+def test_json_tells_errors_of_the_configuration_too(root: Path) -> None:
+    (root / "etc/olpc-update-query/config.toml").write_text("\nsevrer = 1\n")
+    done = query(root, "--json")
+    assert (done.code, done.err) == (3, "")
+    assert "line 2" in done.json["text"]
+
+
+def test_unchecked_signatures_are_loud(root: Path, server: ServerSimulator) -> None:
+    (root / "etc/oats-ignore-signature").touch()
+    server.mischief = Mischief.UNSIGNED
+    done = query(root, "-q")
+    assert done.code == 0
+    assert "SIGNATURES ARE NOT CHECKED" in done.err
+    assert "SIGNATURES ARE NOT CHECKED" in query(root, "-v", "--now").out
+
+
+def test_no_identity(root: Path) -> None:
+    (root / "ofw/mfg-data/SN").write_text("To be filled by O.E.M.")
+    done = query(root)
+    assert done.code == 3
+    assert "serial" in done.err
+
+
+def test_a_directory_of_somebody_else(root: Path, server: ServerSimulator) -> None:
+    if os.geteuid() != 0:
+        root.chmod(0o500)
+    words = command("olpc_update_query", root)
+    user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+    done = subprocess.run(words, capture_output=True, check=False, user=user, cwd=TOP)
+    root.chmod(0o755)
+    assert done.returncode == 4
+    assert b"hint: " in done.stderr
+    assert server.asked == 0
+
+
+# --- the command line -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--trigger", "moon"],
+        ["--trigger"],
+        ["--nonsense"],
+        ["nonsense"],
+        ["hold", "soon"],
+        ["hold", "0d"],
+        ["hold", "3"],
+        ["--root"],
+        ["--root", "/nonexistent"],
+        ["--config", "/nonexistent"],
+        ["keys", "add"],
+        ["history", "-n", "x"],
+    ],
+    ids=" ".join,
+)
+def test_usage(root: Path, server: ServerSimulator, words: list[str]) -> None:
+    before = snapshot(root)
+    done = query(root, *words)
+    assert done.code == 2
+    assert done.err
+    assert server.asked == 0
+    assert not difference(before, snapshot(root))
+
+
+def test_options_may_follow_the_subcommand(root: Path) -> None:
+    words = [sys.executable, "-m", "olpc_update_query", "status", "--json"]
+    done = subprocess.run(
+        [*words, "--root", root], capture_output=True, check=True, cwd=TOP, text=True
+    )
+    assert f'"{SERIAL}"' in done.stdout
+
+
+def test_servers_of_the_command_line(
+    root: Path, server: ServerSimulator, tmp_path: Path
+) -> None:
+    with simulate(tmp_path) as other:
+        done = query(root, "--server", other.url, "--server", server.url)
+        assert done.code == 0
+        assert (other.asked, server.asked) == (1, 0)
+
+
+def test_another_configuration_file(
+    root: Path, server: ServerSimulator, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text(f'server = "{server.url}"\nstream = "testing"\n')
+    (root / "etc/olpc-update-query/config.toml").write_text("nonsense = 1\n")
+    assert query(root, "--config", str(path)).code == 0
+    assert server.queries[0].stream == "testing"
+
+
+def test_every_trigger_is_offered() -> None:
+    (option,) = [item for item in query_command.params if item.name == "trigger"]
+    assert list(option.type.choices) == [str(trigger) for trigger in Trigger]  # type: ignore[attr-defined]  # click's
+
+
+# --- a run that comes too early ---------------------------------------------------
+
+STARTED = "import sys; from olpc_update_query.__main__ import main; main()"
+LIGHT = {"olpc_update_query", "__main__", "policy", "due"}
+
+
+def imported(*words: str) -> set[str]:
+    """Return the last names of all modules that a command imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=TOP,
+    )
+    assert done.stdout == ""
+    rows = (line.split("|") for line in done.stderr.splitlines())
+    return {row[-1].strip().rpartition(".")[2] for row in rows if len(row) == 3}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["--trigger", "cron"], id="cron"),
+        pytest.param(["--trigger", "timer", "-q"], id="timer"),
+        pytest.param(["--quiet", "--trigger", "network"], id="network"),
+        pytest.param(["-q"], id="quiet"),
+    ],
+)
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "versions"])
+def test_it_imports_next_to_nothing(
+    tmp_path: Path, words: list[str], shared: bool
+) -> None:
+    if shared:
+        (tmp_path / "versions/updates").mkdir(parents=True)
+    set_due(tmp_path, NOW - 60, NOW + HOUR)
+    before = snapshot(tmp_path)
+    more = imported("-c", STARTED, *words, "--root", str(tmp_path))
+    assert more - imported("-c", "import sys") <= LIGHT
+    assert not difference(before, snapshot(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "stamp"),
+    [
+        pytest.param(["--trigger", "cron", "-v"], (NOW, NOW + HOUR), id="a story"),
+        pytest.param(["--trigger", "cron", "--json"], (NOW, NOW + HOUR), id="json"),
+        pytest.param([], (NOW, NOW + HOUR), id="by hand"),
+        pytest.param(["--trigger", "manual"], (NOW, NOW + HOUR), id="said to be"),
+    ],
+)
+def test_somebody_who_waits_is_told(
+    root: Path, words: list[str], stamp: tuple[int, int]
+) -> None:
+    set_due(root, *stamp)
+    done = query(root, *words)
+    assert done.code == 0
+    assert "not due" in done.out
+
+
+def test_a_damaged_stamp_counts_as_none(root: Path, server: ServerSimulator) -> None:
+    set_due(root, NOW, NOW + HOUR)
+    (work_of(root) / "asker/due").write_text("\0\0\0")
+    assert query(root, "-q").code == 0
+    assert server.asked == 1
+
+
+def test_a_stamp_that_is_a_link_or_a_fifo_is_not_waited_for(
+    root: Path, server: ServerSimulator
+) -> None:
+    due = work_of(root) / "asker/due"
+    due.parent.mkdir(parents=True)
+    os.mkfifo(due)
+    assert query(root, "-q").code == 0
+    assert server.asked == 1
+
+
+# --- two processes ----------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_the_asker_owns_its_part_and_no_more(
+    root: Path, server: ServerSimulator
+) -> None:
+    server.lease = lease(NOW + DAY)
+    assert query(root).code == 0
+    users = {user.pw_name: user.pw_uid for user in pwd.getpwall()}
+    asker = next(users[name] for name in ASKER_USERS if name in users)
+    for path in (work_of(root) / "asker").rglob("*"):
+        assert path.stat().st_uid == asker, path
+    for place in (work_of(root) / "installer", root / "security", root / "etc"):
+        assert place.stat().st_uid == 0
+        for path in place.rglob("*"):
+            assert path.stat().st_uid == 0, path
+
+
+@pytest.mark.root
+def test_the_story_is_the_same_in_one_process(
+    root: Path, server: ServerSimulator
+) -> None:
+    set_due(root, NOW, NOW + HOUR)
+    query(root, "--now")
+    two = query(root, "-v", "--now")
+    root.parent.chmod(0o700)
+    one = query(root, "-v", "--now")
+    kept = re.compile(r"[0-9].*")
+    assert kept.sub("", one.out) == kept.sub("", two.out)
+    assert (one.code, two.code) == (0, 0)
+
+
+# --- status and history -----------------------------------------------------------
+
+
+def test_status_before_anything_happened(root: Path, server: ServerSimulator) -> None:
+    before = snapshot(root)
+    done = query(root, "status")
+    assert done.code == 0
+    assert SERIAL in done.out
+    assert server.url in done.out
+    assert not difference(before, snapshot(root)), "looking changes nothing"
+
+
+def test_status_after_a_run(root: Path, server: ServerSimulator) -> None:
+    server.lease, server.message = lease(NOW + 21 * DAY), "hello"
+    query(root)
+    found = query(root, "status", "--json").json
+    assert found["lease"] == {"until": NOW + 21 * DAY}
+    assert found["message"] == "hello"
+    assert found["next_query"] > NOW
+    assert found["last_run"]["exit_code"] == 0
+    assert found["last_answer"]["from"] == server.url
+    assert found["work"] == {"state": "idle"}
+    assert found["stolen"] is False
+    story = query(root, "status").out
+    assert "hello" in story
+    assert "in 20 d" in story
+
+
+def test_status_after_a_failure(root: Path, server: ServerSimulator) -> None:
+    server.mischief = Mischief.WRONG_KEY
+    query(root)
+    last = query(root, "status", "--json").json["last_run"]
+    assert last["exit_code"] == 21
+    assert "no trusted key" in last["text"]
+
+
+@contextlib.contextmanager
+def run_that_waits(root: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a run, and hold it where it waits for a server's reply."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        words = command("olpc_update_query", root, "-q", "--now", "--server", url)
+        with subprocess.Popen(words, cwd=TOP, stderr=subprocess.DEVNULL) as process:
+            try:
+                connection, _ = silent.accept()
+                with connection:
+                    yield process
+            finally:
+                process.kill()
+
+
+def test_status_during_a_run(root: Path) -> None:
+    with run_that_waits(root) as process:
+        work = query(root, "status", "--json").json["work"]
+        assert work["state"] == "running"
+        assert work["pid"] == process.pid
+        assert work["step"] == "asking the servers"
+        assert str(process.pid) in query(root, "status").out
+        second = query(root, "--now")
+        assert second.code == 5
+        assert f"process {process.pid}" in second.err
+
+
+def test_status_after_a_run_was_killed(root: Path) -> None:
+    with run_that_waits(root) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        work = query(root, "status", "--json").json["work"]
+    assert work["state"] == "interrupted"
+    assert query(root, "--now").code == 0
+    assert query(root, "status", "--json").json["work"] == {"state": "idle"}
+
+
+def test_history(root: Path, server: ServerSimulator) -> None:
+    query(root, "--now")
+    server.mischief = Mischief.WRONG_KEY
+    query(root, "--now")
+    server.mischief, server.stolen = None, True
+    query(root, "--now")
+    done = query(root, "history")
+    assert len(done.lines) == 3
+    for text in ("nothing to do", "(exit code 21)", "is stolen"):
+        assert text in done.out
+    events = query(root, "history", "--json").json
+    assert [event["time"] for event in events] == sorted(
+        event["time"] for event in events
+    )
+    assert query(root, "history", "-n", "1", "--json").json == events[-1:]
+
+
+# --- hold and keys ----------------------------------------------------------------
+
+
+def test_hold_and_release(root: Path) -> None:
+    done = query(root, "hold", "3d")
+    assert done.code == 0
+    assert "for 3 d" in done.out
+    held = query(root, "status", "--json").json["held"]
+    assert held["until"] - held["since"] == 3 * DAY
+    assert "go on" in query(root, "release").out
+    assert query(root, "status", "--json").json["held"] is None
+    assert "were not held" in query(root, "release").out
+
+
+def test_hold_until_released(root: Path) -> None:
+    assert "olpc-update-query release" in query(root, "hold").out
+    assert query(root, "status", "--json").json["held"]["until"] is None
+
+
+def test_keys(root: Path, tmp_path: Path, server: ServerSimulator) -> None:
+    listed = query(root, "keys", "list", "--json").json
+    assert {row["id"]: row["role"] for row in listed} == {
+        signer("oats").key_id: "oats",
+        signer("lease").key_id: "lease",
+    }
+    stranger = signer("stranger")
+    (tmp_path / "new.public").write_bytes(stranger.public)
+    server.mischief = Mischief.WRONG_KEY
+    assert query(root).code == 21
+    words = ["keys", "add", str(tmp_path / "new.public"), "--role", "oats"]
+    assert query(root, *words, "--name", "new").code == 0
+    assert query(root, "--now").code == 0
+    assert query(root, "keys", "remove", stranger.key_id).code == 0
+    assert query(root, "--now").code == 21
+    assert stranger.key_id not in query(root, "keys").out
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        pytest.param(["add", "{file}", "--role", "oats"], 24, id="no key"),
+        pytest.param(
+            ["add", "{file}", "--role", "oats", "--name", "../x"], 3, id="name"
+        ),
+        pytest.param(["remove", "00"], 3, id="too short"),
+        pytest.param(["remove", "0" * 64], 3, id="unknown"),
+    ],
+)
+def test_bad_keys(root: Path, tmp_path: Path, words: list[str], code: int) -> None:
+    (tmp_path / "file").write_text("not a key")
+    before = snapshot(root)
+    done = query(root, "keys", *(word.format(file=tmp_path / "file") for word in words))
+    assert done.code == code
+    assert not difference(before, snapshot(root))
+
+
+def test_without_keys_somebody_is_told(root: Path) -> None:
+    for path in (root / "etc/olpc-update-query/keys.d").iterdir():
+        path.unlink()
+    assert "no key is trusted" in query(root, "keys", "list").out
+    assert query(root).code == 21

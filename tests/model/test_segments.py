@@ -1,0 +1,180 @@
+"""Segments: what is packed comes out again, and what is damaged does not."""
+
+import io
+import random
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from olpc_update_query.errors import CorruptContent
+from olpc_update_query.model.pack import (
+    BASE_WINDOW,
+    SEGMENT,
+    WINDOW_LOG,
+    pack_content,
+    pack_segment,
+    unpack_segment,
+)
+from tests.model.packs import (
+    unpacked,
+)
+
+TEXT = b"".join(b"line %d of a content\n" % number for number in range(5000))
+
+
+def noise(length: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(length)
+
+
+CONTENTS = [
+    pytest.param(b"", id="nothing"),
+    pytest.param(b"x", id="a byte"),
+    pytest.param(TEXT, id="text"),
+    pytest.param(noise(300_000), id="noise"),
+    pytest.param(bytes(SEGMENT), id="zeros"),
+]
+
+
+@pytest.mark.parametrize("raw", CONTENTS)
+@pytest.mark.parametrize("base", CONTENTS)
+@pytest.mark.parametrize("level", [1, 19])
+def test_segments(raw: bytes, base: bytes, level: int) -> None:
+    packed = pack_segment(raw, base, level)
+    assert unpacked(packed, base, len(raw)) == raw
+    chunks = list(unpack_segment(memoryview(packed), memoryview(base), len(raw)))
+    assert b"".join(chunks) == raw
+    assert max(map(len, chunks), default=0) <= 128 << 10
+    stream = io.BytesIO(packed)
+    assert b"".join(unpack_segment(stream, base, len(raw))) == raw
+    assert not stream.closed
+
+
+@given(st.binary(max_size=2000), st.binary(max_size=2000))
+def test_every_content_survives(raw: bytes, base: bytes) -> None:
+    assert unpacked(pack_segment(raw, base, 3), base, len(raw)) == raw
+    pieces = [raw[at : at + 700] for at in range(0, len(raw), 700)]
+    assert unpacked(b"".join(pack_content(pieces, len(raw), 3)), b"", len(raw)) == raw
+
+
+@pytest.mark.parametrize(
+    ("start", "length"),
+    [
+        pytest.param(0, SEGMENT, id="from the base's first half"),
+        pytest.param(BASE_WINDOW - SEGMENT, SEGMENT, id="from its second half"),
+        pytest.param(100, 1000, id="from its first bytes"),
+    ],
+)
+def test_the_whole_base_is_within_reach(start: int, length: int) -> None:
+    base = noise(BASE_WINDOW)
+    raw = noise(SEGMENT - length, seed=1) + base[start : start + length]
+    packed = pack_segment(raw, base, 19)
+    assert len(packed) < SEGMENT - length + 500
+    assert unpacked(packed, base, len(raw)) == raw
+
+
+def test_same_content_same_bytes() -> None:
+    assert pack_segment(TEXT, TEXT[:99], 19) == pack_segment(TEXT, TEXT[:99], 19)
+    whole = b"".join(pack_content([TEXT], len(TEXT), 19))
+    assert whole == b"".join(pack_content([TEXT[:9], TEXT[9:]], len(TEXT), 19))
+
+
+def test_a_frame_says_no_more_than_it_has_to() -> None:
+    for packed in (
+        pack_segment(TEXT, TEXT[:99], 19),
+        b"".join(pack_content([TEXT], len(TEXT), 19)),
+    ):
+        found = zstandard.get_frame_parameters(packed)
+        assert found.content_size == len(TEXT)
+        assert found.dict_id == 0
+        assert not found.has_checksum
+
+
+@pytest.mark.parametrize("level", [1, 19, 22])
+def test_no_window_is_too_large_for_a_reader(level: int) -> None:
+    size = 40 << 20
+    chunks = (bytes(1 << 20) for _ in range(40))
+    packed = b"".join(pack_content(chunks, size, level))
+    assert zstandard.get_frame_parameters(packed).window_size <= 1 << WINDOW_LOG
+    assert sum(map(len, unpack_segment(packed, b"", size))) == size
+    segment = pack_segment(bytes(SEGMENT), bytes(BASE_WINDOW), level)
+    assert zstandard.get_frame_parameters(segment).window_size <= SEGMENT
+
+
+@pytest.mark.parametrize("size", [len(TEXT) - 1, len(TEXT) + 1])
+def test_a_content_must_have_its_size(size: int) -> None:
+    with pytest.raises(CorruptContent):
+        b"".join(pack_content([TEXT], size, 3))
+
+
+def with_large_window() -> bytes:
+    parameters = zstandard.ZstdCompressionParameters(window_log=27)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return packer.compress(TEXT) + packer.flush()
+
+
+def bomb() -> bytes:
+    return b"".join(pack_content((bytes(1 << 20) for _ in range(64)), 64 << 20, 3))
+
+
+def claims_another_size() -> bytes:
+    packed = bytearray(zstandard.ZstdCompressor().compress(TEXT))
+    at = 5 if packed[4] & 0x20 else 6  # RFC 8878, 3.1.1.1: the content size
+    packed[at] ^= 1
+    return bytes(packed)
+
+
+PACKED = pack_segment(TEXT, b"", 3)
+DAMAGED = [
+    pytest.param(lambda: b"", id="nothing"),
+    pytest.param(lambda: b"\0" * 100, id="zeros"),
+    pytest.param(lambda: TEXT, id="not packed"),
+    pytest.param(lambda: PACKED[:-1], id="cut"),
+    pytest.param(lambda: PACKED[: len(PACKED) // 2], id="half"),
+    pytest.param(lambda: pack_segment(TEXT + b"x", b"", 3), id="a byte more"),
+    pytest.param(lambda: pack_segment(TEXT[:-1], b"", 3), id="a byte less"),
+    pytest.param(bomb, id="bomb"),
+    pytest.param(with_large_window, id="large window"),
+    pytest.param(claims_another_size, id="another size in its header"),
+    pytest.param(lambda: pack_segment(TEXT, noise(999) + TEXT, 3), id="other base"),
+]
+
+
+def collect(chunks: Iterator[bytes], found: bytearray) -> None:
+    for chunk in chunks:
+        found += chunk
+
+
+@pytest.mark.parametrize("make", DAMAGED)
+def test_damaged_segments(make: Callable[[], bytes]) -> None:
+    found = bytearray()
+    with pytest.raises(CorruptContent):
+        collect(unpack_segment(make(), b"", len(TEXT)), found)
+    assert len(found) <= len(TEXT)
+
+
+@given(st.data())
+def test_any_damage_is_refused_or_seen_in_the_digest(data: st.DataObject) -> None:
+    base = TEXT[:5000]
+    packed = bytearray(pack_segment(TEXT[2000:9000], base, 3))
+    at = data.draw(st.integers(0, len(packed) - 1))
+    packed[at] ^= data.draw(st.integers(1, 255))
+    try:
+        found = unpacked(bytes(packed), base, 7000)
+    except CorruptContent:
+        return
+    assert len(found) == 7000
+
+
+def test_a_bomb_takes_no_memory() -> None:
+    packed = bomb()
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptContent):
+            unpacked(packed, b"", 1000)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

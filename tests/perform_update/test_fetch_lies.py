@@ -1,0 +1,261 @@
+"""Web servers that lie, and copies that proved to be damaged."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from olpc_update_query import errors
+from olpc_update_query.model.delta import DeltaHeader
+from tests.http_server import Trouble
+from tests.perform_update.published import (
+    make_build,
+    make_delta,
+    packed,
+    publish,
+)
+from tests.perform_update.world import (
+    DELTA_NAME,
+    KERNEL,
+    NEW_FILES,
+    World,
+    make_world,
+    motd,
+    shell,
+)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with make_world(tmp_path) as world:
+        yield world
+
+
+# --- lies ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [0, 10, 400])
+def test_damaged_delta_is_replaced_by_the_full_pack(world: World, after: int) -> None:
+    world.near.misbehave(DELTA_NAME, Trouble.WRONG_BYTES, after=after)
+    world.fetch(world.near.url)
+    world.assert_complete()
+    assert "pack" in world.near.names()
+    assert not (world.downloads / "delta").exists()
+
+
+def test_delta_of_other_builds_is_refused(world: World, tmp_path: Path) -> None:
+    other = make_build(tmp_path / "other", "759", {"x": b"1"})
+    (world.near.root / "delta" / DELTA_NAME).write_bytes(make_delta(other, world.new))
+    world.fetch(world.near.url)
+    world.assert_complete()
+    assert any("starts from another build" in step for step in world.progress.steps)
+    world.reset()
+    (world.near.root / "delta" / DELTA_NAME).write_bytes(make_delta(world.old, other))
+    world.fetch(world.near.url)
+    world.assert_complete()
+    assert any("leads to another build" in step for step in world.progress.steps)
+
+
+def test_delta_that_would_fill_the_disk_is_refused(world: World) -> None:
+    path = world.near.root / "delta" / DELTA_NAME
+    data = path.read_bytes()
+    line, newline, rest = data.partition(b"\n")
+    was = f'"length":{len(data)}'.encode()
+    huge = line.replace(was, b'"length":%d' % 10**12) + newline + rest
+    path.write_bytes(huge)
+    world.near.misbehave(DELTA_NAME, Trouble.ENDLESS)
+    world.fetch(world.near.url)
+    world.assert_complete()
+    assert any("larger than the build" in step for step in world.progress.steps)
+
+
+def _patch_more(header: DeltaHeader) -> DeltaHeader:
+    first = header.manifest[0]._replace(base_offset=10**6)
+    return header._replace(manifest=(first, *header.manifest[1:]))
+
+
+def _bring_less(header: DeltaHeader) -> DeltaHeader:
+    first = header.manifest[0]
+    grown = first._replace(packed=first.packed + 10**5)
+    return header._replace(manifest=(grown, *header.manifest[1:]))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param(_patch_more, "patches more than there is", id="base"),
+        pytest.param(_bring_less, "larger than what it brings", id="manifest"),
+        pytest.param(
+            lambda header: header._replace(index_size=10**12),
+            "index is too large",
+            id="index",
+        ),
+        pytest.param(
+            lambda header: header._replace(index_packed=header.index_packed + 10**5),
+            "index is too large",
+            id="packed index",
+        ),
+    ],
+)
+def test_delta_with_insane_sizes_is_refused(
+    world: World, change: Callable[[DeltaHeader], DeltaHeader], reason: str
+) -> None:
+    path = world.near.root / "delta" / DELTA_NAME
+    line, newline, rest = path.read_bytes().partition(b"\n")
+    header = change(DeltaHeader.parse(line + newline))
+    for _ in range(3):  # its own length is in it
+        header = header._replace(length=len(header.encode()) + len(rest))
+    path.write_bytes(header.encode() + rest)
+    world.fetch(world.near.url)
+    world.assert_complete()
+    assert any(reason in step for step in world.progress.steps)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_delta_with_something_after_its_end_is_refused(
+    world: World, chunked: bool
+) -> None:
+    if chunked:
+        world.near.misbehave(DELTA_NAME, Trouble.CHUNKED)
+    with open(world.near.root / "delta" / DELTA_NAME, "ab") as file:
+        file.write(b"x" * 500)
+    world.fetch(world.near.url)
+    assert world.missing() <= world.arrived()
+
+
+@pytest.mark.parametrize("size", [50, 100_000])
+def test_file_that_is_no_delta_is_refused(world: World, size: int) -> None:
+    (world.near.root / "delta" / DELTA_NAME).write_bytes(b"x" * size)
+    world.fetch(world.near.url)
+    world.assert_complete()
+    assert any("no header line" in step for step in world.progress.steps)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"garbage", id="no line"),
+        pytest.param(b"garbage\nand more", id="no header"),
+        pytest.param(None, id="of another pair"),
+    ],
+)
+def test_beginning_of_something_else_is_dropped(
+    world: World, planted: bytes | None
+) -> None:
+    if planted is None:
+        planted = make_delta(world.new, world.old)[:5000]
+    world.downloads.mkdir(parents=True)
+    (world.downloads / "delta.part").write_bytes(planted)
+    world.fetch(world.near.url)
+    world.assert_complete()
+    assert world.near.names() == [DELTA_NAME]
+
+
+def test_complete_delta_without_its_name_is_not_fetched_again(world: World) -> None:
+    """The power failed between the last byte and the rename."""
+    world.fetch()
+    (world.downloads / "delta").rename(world.downloads / "delta.part")
+    assert world.fetch().requests == 0
+    world.assert_complete()
+
+
+@pytest.mark.parametrize("name", ["contents.zst", "contents"])
+def test_stale_manifest_is_not_believed(world: World, name: str) -> None:
+    world.without_delta()
+    (world.near.root / "contents.zst").unlink()
+    stale = world.old.manifest + b"x" * (
+        len(world.new.manifest) - len(world.old.manifest)
+    )
+    data = packed(stale) if name.endswith("zst") else stale
+    (world.near.root / name).write_bytes(data)
+    with pytest.raises(errors.SourceFailed, match="not what the order signs"):
+        world.fetch(world.near.url)
+    assert not (world.downloads / "contents").exists()
+    world.fetch()
+    world.assert_complete()
+
+
+# what is wrong inside the pack itself is noticed by the installer, which then wants it
+LIES = [
+    (name, trouble)
+    for name in ("contents.zst", "pack.index.zst", "pack")
+    for trouble in (Trouble.ENDLESS, Trouble.WRONG_BYTES, Trouble.GZIP, Trouble.HTML)
+    if name != "pack" or trouble in {Trouble.GZIP, Trouble.HTML}
+]
+
+
+@pytest.mark.parametrize(("name", "trouble"), LIES)
+def test_lying_source_is_left_for_the_next(
+    world: World, name: str, trouble: Trouble
+) -> None:
+    world.without_delta()
+    world.near.misbehave(name, trouble)
+    world.fetch()
+    world.assert_complete()
+    assert world.far.seen
+
+
+def test_index_of_another_build_is_refused(world: World, tmp_path: Path) -> None:
+    world.without_delta()
+    other = publish(tmp_path / "other", world.old)
+    shutil.copy(other / "pack.index.zst", world.near.root)
+    world.fetch()
+    world.assert_complete()
+    assert any("index of another build" in step for step in world.progress.steps)
+
+
+# --- what proved to be damaged ------------------------------------------------
+
+
+@pytest.mark.parametrize("digest", [motd(), shell()], ids=["of the delta", "installed"])
+def test_wanted_contents_are_fetched_whole_and_proven(
+    world: World, digest: bytes
+) -> None:
+    world.fetch()
+    world.near.seen.clear()
+    world.fetch(wanted=[digest])
+    assert world.near.names() == ["pack.index.zst", "pack"]
+    assert (world.downloads / "files" / digest.hex()).exists()
+    world.assert_complete()
+    world.near.seen.clear()
+    assert world.fetch(wanted=[digest]).requests == 0
+
+
+def test_base_that_is_damaged_makes_its_patches_useless(world: World) -> None:
+    world.fetch()
+    kernel = hashlib.sha256(KERNEL).digest()
+    report = world.fetch(wanted=[kernel])
+    assert dict(report.gave)["pack"] > 100_000
+    assert hashlib.sha256(NEW_FILES["boot/vmlinuz"]).digest() in world.arrived()
+
+
+def test_source_whose_pack_is_damaged_is_left_for_the_next(world: World) -> None:
+    """The first round cannot know; the second one checks what comes."""
+    world.without_delta()
+    world.near.misbehave("pack", Trouble.WRONG_BYTES)
+    world.fetch()
+    wanted = world.missing() - world.arrived()
+    assert wanted
+    world.fetch(wanted=wanted)
+    assert world.missing() <= world.arrived()
+    assert "pack" in world.far.names()
+
+
+def test_damaged_whole_content_is_fetched_again(world: World) -> None:
+    world.fetch()
+    world.fetch(wanted=[motd()])
+    file = world.downloads / "files" / motd().hex()
+    file.write_bytes(b"")
+    world.fetch(wanted=[motd()])
+    assert file.read_bytes() == NEW_FILES["etc/motd"]
+
+
+def test_damaged_spool_is_dropped(world: World) -> None:
+    world.without_delta()
+    world.fetch()
+    (world.downloads / "pack.index").write_bytes(b"[1,2,3]\n")
+    world.fetch()
+    world.assert_complete()

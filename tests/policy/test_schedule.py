@@ -1,0 +1,192 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from olpc_update_query.policy.due import LONGEST, format_due, may_skip
+from olpc_update_query.policy.schedule import (
+    DAY,
+    FIRST_BACKOFF,
+    HOUR,
+    LAST_BACKOFF,
+    LONGEST_RETRY_AFTER,
+    MIN_INTERVAL,
+    MINUTE,
+    ON_TIME,
+    SPREAD,
+    Ask,
+    AskSoon,
+    NotDue,
+    Trigger,
+    draw_moment,
+    draw_next,
+    draw_retry,
+    judge,
+)
+
+NOW = 1_795_000_000
+MANUAL, CRON, NETWORK = Trigger.MANUAL, Trigger.CRON, Trigger.NETWORK
+AUTOMATIC = [trigger for trigger in Trigger if trigger is not MANUAL]
+ALMOST_1 = 1 - 2**-48
+
+draws = st.floats(0, ALMOST_1)
+intervals = st.integers(MIN_INTERVAL, 30 * DAY)
+times = st.integers(0, 2**33)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "drawn", "due", "kind"),
+    [
+        pytest.param(CRON, NOW - DAY, NOW + 1, NotDue, id="a second too early"),
+        pytest.param(MANUAL, NOW - DAY, NOW + 1, NotDue, id="a person, too early"),
+        pytest.param(NETWORK, NOW - DAY, NOW + 1, NotDue, id="a link, too early"),
+        pytest.param(CRON, NOW, NOW + 1, NotDue, id="drawn this very second"),
+        pytest.param(CRON, NOW - DAY, NOW, Ask, id="due this second"),
+        pytest.param(CRON, NOW - DAY, NOW - ON_TIME + 1, Ask, id="late as ticks are"),
+        pytest.param(CRON, NOW - DAY, NOW - ON_TIME, AskSoon, id="missed"),
+        pytest.param(CRON, NOW - 9 * DAY, NOW - 8 * DAY, AskSoon, id="slept for long"),
+        pytest.param(MANUAL, NOW - DAY, NOW - HOUR, Ask, id="missed, a person asks"),
+        pytest.param(NETWORK, NOW - DAY, NOW, AskSoon, id="due, and a link comes up"),
+        pytest.param(CRON, NOW + 1, NOW + DAY, AskSoon, id="the clock went back"),
+        pytest.param(MANUAL, NOW + 1, NOW + DAY, Ask, id="clock went back, a person"),
+        pytest.param(CRON, NOW - 1, NOW + LONGEST, AskSoon, id="absurdly far off"),
+    ],
+)
+def test_judge(trigger: Trigger, drawn: int, due: int, kind: type) -> None:
+    assert type(judge(trigger, (drawn, due), NOW)) is kind
+
+
+@pytest.mark.parametrize("trigger", AUTOMATIC)
+def test_the_first_contact_is_spread_too(trigger: Trigger) -> None:
+    assert isinstance(judge(trigger, None, NOW), AskSoon)
+
+
+def test_a_person_on_a_new_laptop_does_not_wait() -> None:
+    assert isinstance(judge(MANUAL, None, NOW), Ask)
+
+
+def test_too_early_says_until_when() -> None:
+    verdict = judge(CRON, (NOW - 5, NOW + 77), NOW)
+    assert isinstance(verdict, NotDue)
+    assert verdict.until == NOW + 77
+
+
+@pytest.mark.parametrize(
+    ("now", "floor", "kind"),
+    [
+        pytest.param(NOW, NOW - 5 * DAY, NotDue, id="stamp after the floor"),
+        pytest.param(NOW, NOW - 1 * DAY, NotDue, id="as far before as clocks differ"),
+        pytest.param(NOW, NOW, AskSoon, id="stamp from before the floor"),
+        pytest.param(NOW, NOW + 9 * DAY, NotDue, id="the clock is still wrong"),
+    ],
+)
+def test_a_stamp_from_before_the_floor(now: int, floor: int, kind: type) -> None:
+    due = (NOW - 2 * DAY, NOW + DAY)
+    assert type(judge(CRON, due, now, floor=floor)) is kind
+
+
+@given(times, times, times, st.sampled_from(AUTOMATIC))
+def test_the_cheap_rule_never_keeps_a_due_query_waiting(
+    drawn: int, due: int, now: int, trigger: Trigger
+) -> None:
+    skipped = may_skip(format_due((drawn, due)), now)
+    assert skipped == isinstance(judge(trigger, (drawn, due), now), NotDue)
+
+
+# --- drawing -----------------------------------------------------------------------
+
+
+@given(intervals, draws)
+def test_the_next_query_is_about_an_interval_away(interval: int, draw: float) -> None:
+    drawn, due = draw_next(interval, NOW, draw)
+    assert drawn == NOW
+    assert interval * 0.75 - 1 <= due - NOW <= min(interval * 1.25, LONGEST)
+    assert may_skip(format_due((drawn, due)), NOW + 1), "it must be honoured"
+
+
+def test_the_average_is_the_interval() -> None:
+    count = 1000
+    waits = [draw_next(DAY, NOW, at / count)[1] - NOW for at in range(count)]
+    assert sum(waits) / count == pytest.approx(DAY, rel=0.002)
+
+
+@given(intervals, draws, st.integers(1, 400 * DAY))
+def test_a_lease_pulls_to_half_way(interval: int, draw: float, left: int) -> None:
+    plain = draw_next(interval, NOW, draw)[1]
+    due = draw_next(interval, NOW, draw, lease_expiry=NOW + left)[1]
+    assert due <= plain
+    if left >= 2 * MIN_INTERVAL:
+        assert due <= NOW + left / 2
+    assert due - NOW >= 0.75 * MIN_INTERVAL - 1, "no hammering near the end"
+
+
+@given(intervals, draws, st.integers(0, NOW))
+def test_an_expired_lease_pulls_no_more(interval: int, draw: float, ago: int) -> None:
+    expired = draw_next(interval, NOW, draw, lease_expiry=NOW - ago)
+    assert expired == draw_next(interval, NOW, draw)
+
+
+def test_leases_that_end_together_do_not_ask_together() -> None:
+    lease = NOW + 10 * DAY
+    due = {
+        draw_next(30 * DAY, NOW, at / 300, lease_expiry=lease)[1] for at in range(300)
+    }
+    assert len(due) == 300
+
+
+def test_a_lease_is_renewed_in_few_queries() -> None:
+    now, queries, end = NOW, 0, NOW + 21 * DAY
+    while now < end:
+        now = draw_next(DAY, now, 0.5, lease_expiry=end)[1]
+        queries += 1
+    assert queries < 21 + 12
+
+
+@given(times, draws)
+def test_an_overdue_laptop_asks_within_five_minutes(now: int, draw: float) -> None:
+    drawn, due = draw_moment(now, draw)
+    assert drawn == now
+    assert now < due <= now + SPREAD
+    assert isinstance(judge(CRON, (drawn, due), due), Ask), "no second draw"
+
+
+def test_a_class_that_opens_its_laptops_together_is_spread() -> None:
+    dice = random.Random(762)
+    due = [draw_moment(NOW, dice.random())[1] for _ in range(300)]
+    worst = max(due.count(second) for second in due)
+    assert worst <= 8
+
+
+@given(st.integers(1, 10_000), draws)
+def test_backoff_doubles_between_its_bounds(failures: int, draw: float) -> None:
+    wait = draw_retry(failures, NOW, draw)[1] - NOW
+    bound = min(2 ** min(failures, 20) * FIRST_BACKOFF, LAST_BACKOFF)
+    assert bound / 2 - 1 <= wait <= bound
+    assert FIRST_BACKOFF <= wait <= LAST_BACKOFF
+
+
+@given(st.integers(0, 10), draws, st.integers(0, DAY))
+def test_retry_after_is_obeyed(failures: int, draw: float, asked: int) -> None:
+    wait = draw_retry(failures, NOW, draw, retry_after=asked)[1] - NOW
+    assert wait >= asked
+    assert wait <= max(LAST_BACKOFF, asked + max(MINUTE, asked / 4))
+
+
+@pytest.mark.parametrize("asked", [10 * DAY, 10**9, -5])
+def test_nobody_can_silence_a_laptop(asked: int) -> None:
+    wait = draw_retry(1, NOW, ALMOST_1, retry_after=asked)[1] - NOW
+    assert FIRST_BACKOFF <= wait <= LONGEST_RETRY_AFTER * 1.25
+
+
+def test_laptops_told_to_come_back_together_do_not() -> None:
+    due = {draw_retry(1, NOW, at / 60, retry_after=3600)[1] for at in range(60)}
+    assert len(due) == 60
+
+
+@given(st.integers(1, 20), draws, st.integers(1, 30 * DAY))
+def test_a_lease_shortens_the_backoff(failures: int, draw: float, left: int) -> None:
+    plain = draw_retry(failures, NOW, draw)[1] - NOW
+    wait = draw_retry(failures, NOW, draw, lease_expiry=NOW + left)[1] - NOW
+    assert FIRST_BACKOFF <= wait <= plain
+    assert wait <= max(left / 2, 2 * FIRST_BACKOFF, MIN_INTERVAL)

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import pytest
+
+from olpc_update_query.system.throttle import ThrottledTransport
+from tests.http_server import serve
+from tests.simulator import FakeClock
+
+DATA = bytes(range(256)) * 1024
+
+
+@pytest.mark.parametrize("limit", [1000, 50_000, 10**9])
+def test_a_download_keeps_below_its_bandwidth(tmp_path: Path, limit: int) -> None:
+    (tmp_path / "pack").write_bytes(DATA)
+    clock = FakeClock(0)
+    with serve(tmp_path) as site:
+        transport = ThrottledTransport("test", {}, clock, limit)
+        chunks = transport.get(site.url + "pack").chunks
+        assert b"".join(chunks) == DATA
+        transport.close()
+    assert clock.boottime() == pytest.approx(len(DATA) / limit, rel=0.01)
+
+
+def test_time_that_passed_anyway_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "pack").write_bytes(DATA)
+    clock = FakeClock(0)
+    with serve(tmp_path) as site:
+        transport = ThrottledTransport("test", {}, clock, 1000)
+        for _ in transport.get(site.url + "pack", start=0, length=10_000).chunks:
+            clock.time += 1000
+        transport.close()
+    assert clock.slept == []
