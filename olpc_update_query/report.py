@@ -206,13 +206,20 @@ class Report:
         audience: Who listens.
         clock: The machine's clocks.
         trigger: What woke the run.
+        keeps: Whether anything is written down.
     """
 
     def __init__(
-        self, store: StateStore, audience: Audience, clock: Clock, trigger: str
+        self,
+        store: StateStore,
+        audience: Audience,
+        clock: Clock,
+        trigger: str,
+        *,
+        keeps: bool = True,
     ) -> None:
         self._store, self._audience, self._clock = store, audience, clock
-        self._trigger = trigger
+        self._trigger, self._keeps = trigger, keeps
         self._run: dict[str, Json] = {}
         self._written = float("-inf")
 
@@ -251,26 +258,32 @@ class Report:
 
     def end(self, outcome: Outcome) -> None:
         """Say what this side came to, and that it is at work no longer."""
+        if self._keeps:
+            self._keep(outcome)
+        self._audience.end(outcome)
+
+    def _keep(self, outcome: Outcome) -> None:
         event = {"time": format_time(self._clock.now()), "trigger": self._trigger}
         event_json: dict[str, Json] = {**outcome.to_json(), **event}
         last = read_status(self._store).last
-        with _never_in_the_way("status"):
+        with never_in_the_way("status"):
             self._store.save(STATUS, {"last": event_json})
         if not _is_repeated(outcome, last):
-            with _never_in_the_way("history"):
+            with never_in_the_way("history"):
                 self._store.append_history(event_json)
-        self._audience.end(outcome)
 
     def rest(self) -> None:
         """Say that this side is at work no longer, and leave the word to the other."""
         if not read_status(self._store).run:
             return
-        with _never_in_the_way("status"):
+        with never_in_the_way("status"):
             self._store.save(STATUS, self._last())
 
     def _write_status(self) -> None:
+        if not self._keeps:
+            return
         self._written = self._clock.boottime()
-        with _never_in_the_way("status"):
+        with never_in_the_way("status"):
             self._store.save(STATUS, self._last() | {"run": dict(self._run)})
 
     def _last(self) -> dict[str, Json]:
@@ -285,7 +298,12 @@ def _is_repeated(outcome: Outcome, last: Mapping[str, Json]) -> bool:
 
 
 @contextlib.contextmanager
-def _never_in_the_way(what: str) -> Iterator[None]:
+def never_in_the_way(what: str) -> Iterator[None]:
+    """Turn a disk that refuses to keep something into a warning.
+
+    Args:
+        what: What it refuses to keep.
+    """
     try:
         yield
     except errors.UpdateError as error:

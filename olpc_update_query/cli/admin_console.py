@@ -14,6 +14,7 @@ from olpc_update_query.errors import (
     Busy,
     MissingExtra,
     NotPermitted,
+    SiteError,
     UpdateError,
 )
 from olpc_update_query.server.keys import private_path
@@ -23,6 +24,7 @@ from olpc_update_query.trust.keys import Role
 
 PROGRAM = "olpc-update-admin"
 
+_PIPE_CLOSED = 128 + 13
 _EXTRA = {"flask", "jinja2", "sqlalchemy", "tomlkit", "waitress", "werkzeug"}
 _ADVICE = {
     Busy: "Wait until it has ended.",
@@ -107,6 +109,13 @@ def guard() -> Iterator[None]:
         if module not in _EXTRA:
             raise
         sys.exit(_complain(MissingExtra(module)))
+    except BrokenPipeError:
+        # whoever read our output has seen enough; nor may the end of Python complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_PIPE_CLOSED)
+    except OSError as error:
+        where = str(error.filename or "the operating system")
+        sys.exit(_complain(SiteError(where, error.strerror or str(error))))
 
 
 def _complain(error: UpdateError) -> int:

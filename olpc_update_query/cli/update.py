@@ -205,13 +205,14 @@ def _verify(given: Common, console: Console) -> int:
     from olpc_update_query.perform_update.audit import audit
     from olpc_update_query.system.files import disk_errors
 
-    damaged = 0
+    damaged: list[Json] = []
     for found in Layout.detect(given.root).installed():
         with disk_errors(found.tree):
             for difference in audit(found.contents, found.tree):
-                damaged += 1
-                console.complain(f"build {found.build}: {difference}")
-    text = f"{damaged} differences" if damaged else "every file is as it should be"
+                damaged.append(f"build {found.build}: {difference}")
+                if not console.as_json:
+                    console.complain(str(damaged[-1]))
+    text = f"{len(damaged)} differences" if damaged else "every file is as it should be"
     if console.as_json:
         console.print_json({"differences": damaged, "text": text})
     elif console.level >= 0:

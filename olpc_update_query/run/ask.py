@@ -7,10 +7,15 @@ from olpc_update_query import errors
 from olpc_update_query.model.messages import MAX_ANSWER, Query
 from olpc_update_query.policy.schedule import draw_next, draw_retry
 from olpc_update_query.ports import Reply, Transport
-from olpc_update_query.report import Answered, Asking, Report, Unanswered
+from olpc_update_query.report import (
+    Answered,
+    Asking,
+    Report,
+    Unanswered,
+    never_in_the_way,
+)
 from olpc_update_query.run.machine import Machine, network
 from olpc_update_query.run.memory import Memory, recall, remember
-from olpc_update_query.system.files import disk_errors, replace_file
 from olpc_update_query.trust.answer import TrustedAnswer, open_answer
 from olpc_update_query.trust.keys import Role
 from olpc_update_query.trust.lease import find_lease
@@ -127,16 +132,14 @@ def _weight(error: errors.UpdateError) -> int:
 
 
 def keep_answer(machine: Machine, answer: Replied, lease_expiry: int | None) -> None:
-    """Remember an answer, leave its octets to the installer, draw the next due time.
+    """Remember an answer and draw the next due time.
+
+    A disk that refuses is only a warning: the answer may hold a lease.
 
     Args:
         machine: The laptop.
         answer: The answer.
         lease_expiry: When the installed lease ends, None for never or without one.
-
-    Raises:
-        NotPermitted: The user may not write there.
-        TreeError: The disk refused.
     """
     now, said = machine.clock.now(), answer.trusted.answer
     before = recall(machine.asker)
@@ -149,11 +152,11 @@ def keep_answer(machine: Machine, answer: Replied, lease_expiry: int | None) -> 
         message=said.message or "",
         failures=0,
     )
-    remember(machine.asker, memory)
     expiry = _lease_expiry(machine, answer.trusted, lease_expiry)
-    machine.asker.write_due(draw_after(machine, memory, expiry))
-    with disk_errors(machine.work.answer, needed=len(answer.trusted.raw)):
-        replace_file(machine.work.answer, answer.trusted.raw)
+    with never_in_the_way("due time"):
+        machine.asker.write_due(draw_after(machine, memory, expiry))
+    with never_in_the_way("asker's memory"):
+        remember(machine.asker, memory)
 
 
 def _lease_expiry(

@@ -19,17 +19,13 @@ from olpc_update_query.run.machine import (
     AskerEndedError,
     Machine,
     Numbers,
+    Parcel,
     Slip,
     as_asker,
 )
 from olpc_update_query.run.memory import recall
 from olpc_update_query.run.places import LARGEST_ORDER, fetch_order
-from olpc_update_query.system.files import (
-    disk_errors,
-    hold_lock,
-    read_bounded,
-    replace_file,
-)
+from olpc_update_query.system.files import hold_lock
 from olpc_update_query.system.work import prepare
 from olpc_update_query.trust.answer import TrustedOrder, open_order
 
@@ -92,17 +88,17 @@ class ByHand:
         return outcome.exit_code
 
     def _update(self) -> Outcome:
-        machine, slip = self._machine, Slip()
+        machine, slip, parcel = self._machine, Slip(), Parcel(LARGEST_ORDER)
         facts = look(machine)
         facts.require_layout()
         self._report.note(f"looking in {', '.join(self._places)}")
-        as_asker(machine, lambda: self._fetch_order(slip), self._asker)
-        trusted = self._verify_again(facts)
+        as_asker(machine, lambda: self._fetch_order(slip, parcel), self._asker)
+        trusted = self._open(parcel.take(), max(facts.now, floor(machine)))
         place = self._places[min(slip.read().server, len(self._places) - 1)]
         urls = tuple(dict.fromkeys((place, *trusted.order.urls)))
         return self._follow(replace(trusted.order, urls=urls), facts)
 
-    def _fetch_order(self, slip: Slip) -> None:
+    def _fetch_order(self, slip: Slip, parcel: Parcel) -> None:
         machine = self._machine
         number, raw = fetch_order(machine, self._places)
         now = max(machine.clock.now(), recall(machine.asker).floor)
@@ -110,14 +106,7 @@ class ByHand:
         signers = ", ".join(name[:SHORT_ID] for name in trusted.signers)
         self._asker.note(f"{self._places[number]}: its order is signed by {signers}")
         slip.write(Numbers(server=number))
-        with disk_errors(machine.work.order, needed=len(raw)):
-            replace_file(machine.work.order, raw)
-
-    def _verify_again(self, facts: Facts) -> TrustedOrder:
-        machine = self._machine
-        with disk_errors(machine.work.order):
-            raw = read_bounded(machine.work.order, LARGEST_ORDER)
-        return self._open(raw, max(facts.now, floor(machine)))
+        parcel.put(raw)
 
     def _open(self, raw: bytes, now: int) -> TrustedOrder:
         machine = self._machine

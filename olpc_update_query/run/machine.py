@@ -206,6 +206,40 @@ class Numbers(NamedTuple):
     requests: int = 0
 
 
+class Parcel:
+    """Memory that asker and installer share, for octets that are verified again.
+
+    No file, because a full disk must keep no lease from being renewed.
+
+    Args:
+        limit: How many octets it holds.
+    """
+
+    _LENGTH = struct.Struct("<q")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._shared = mmap.mmap(-1, self._LENGTH.size + limit)
+
+    def put(self, octets: bytes) -> None:
+        """Leave octets for the other side.
+
+        Raises:
+            ValueError: They are more than it holds.
+        """
+        if len(octets) > self._limit:
+            raise ValueError(f"{len(octets)} octets do not fit into {self._limit}")
+        start = self._LENGTH.size
+        self._shared[start : start + len(octets)] = octets
+        self._LENGTH.pack_into(self._shared, 0, len(octets))
+
+    def take(self) -> bytes:
+        """Return what the other side left, whatever it claims about the length."""
+        start = self._LENGTH.size
+        (length,) = self._LENGTH.unpack_from(self._shared, 0)
+        return self._shared[start : start + min(max(length, 0), self._limit)]
+
+
 class Slip:
     """Memory that asker and installer share, for whole numbers and nothing else."""
 

@@ -31,6 +31,7 @@ from olpc_update_query.report import (
     Sleeps,
     Woken,
     failure,
+    never_in_the_way,
 )
 from olpc_update_query.run.ask import ask, draw_after, keep_answer, keep_failure
 from olpc_update_query.run.facts import (
@@ -45,13 +46,14 @@ from olpc_update_query.run.facts import (
 from olpc_update_query.run.machine import (
     AskerEndedError,
     Machine,
+    Parcel,
     as_asker,
     set_clock,
     with_next_due,
 )
 from olpc_update_query.run.memory import recall
 from olpc_update_query.run.restart import restart_if_wanted
-from olpc_update_query.system.files import disk_errors, hold_lock, read_bounded
+from olpc_update_query.system.files import hold_lock
 from olpc_update_query.system.host import draw_nonce
 from olpc_update_query.system.security import install_lease, mark_stolen
 from olpc_update_query.system.work import prepare
@@ -88,8 +90,10 @@ class Poll:
     def __init__(self, machine: Machine, audience: Audience, wish: Wish) -> None:
         self._machine, self._audience, self._wish = machine, audience, wish
         told = (audience, machine.clock, str(wish.trigger))
-        self._report = Report(machine.installer, *told)
-        self._asker = Report(machine.asker, *told)
+        keeps = not wish.dry_run
+        self._report = Report(machine.installer, *told, keeps=keeps)
+        self._asker = Report(machine.asker, *told, keeps=keeps)
+        self._parcel = Parcel(MAX_ANSWER)
 
     def run(self) -> int:
         """Poll once.
@@ -150,7 +154,8 @@ class Poll:
         trusted = self._verify_again(nonce)  # 5
         self._report.note("the installer has verified the same octets again")
         if trusted.signed:
-            raise_floor(self._machine, trusted.floor)
+            with never_in_the_way("time floor"):
+                raise_floor(self._machine, trusted.floor)
         if trusted.answer.stolen:
             return self._obey_stolen()
         facts, refused = self._keep_lease(trusted, facts)  # 6
@@ -199,6 +204,7 @@ class Poll:
         except errors.UpdateError as error:
             keep_failure(machine, error, expiry)
             raise
+        self._parcel.put(replied.trusted.raw)
         keep_answer(machine, replied, expiry)
         self._asker.rest()
 
@@ -222,10 +228,8 @@ class Poll:
 
     def _verify_again(self, nonce: str) -> TrustedAnswer:
         machine = self._machine
-        with disk_errors(machine.work.answer):
-            raw = read_bounded(machine.work.answer, MAX_ANSWER + 1)
         return open_answer(
-            raw,
+            self._parcel.take(),
             nonce=nonce,
             ring=machine.ring,
             serial=machine.identity.serial,

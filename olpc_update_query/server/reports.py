@@ -37,6 +37,7 @@ from olpc_update_query.server.records import (
     write_leases,
     write_polls,
 )
+from olpc_update_query.server.site import hand_over
 from olpc_update_query.system.files import disk_errors
 
 _log = logging.getLogger(__name__)
@@ -195,6 +196,7 @@ def _connect(where: Path | str) -> Engine:
         with disk_errors(where):
             # it tells where children are; SQLite gives its other files the same mode
             os.close(os.open(where, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            hand_over(where.parent, [where])
         engine = sa.create_engine(
             URL.create("sqlite", database=str(where)),
             future=True,

@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -321,6 +321,7 @@ class Site:
             yield
             line = f"{format_time(self._clock.now())} {who}: {what}\n"
             _append(self.path / "changes.log", line)
+            hand_over(self.path, [*self.path.iterdir(), *self.keys.glob("*")])
 
     @contextlib.contextmanager
     def _locked(self, purpose: str) -> Iterator[None]:
@@ -371,6 +372,22 @@ def _digest_of(data: bytes | None) -> tuple[Sha256, int] | None:
     if data is None:
         return None
     return Sha256(hashlib.sha256(data).hexdigest()), len(data)
+
+
+def hand_over(site: Path, paths: Iterable[Path]) -> None:
+    """Give what root has made in a site to the user who owns it.
+
+    Nothing happens unless root does this in a site of somebody else.
+
+    Args:
+        site: The site.
+        paths: Files in it.
+    """
+    owner = os.stat(site)
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        for path in paths:
+            if os.lstat(path).st_uid == 0:
+                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _append(path: Path, line: str) -> None:

@@ -33,16 +33,6 @@ class WorkArea(NamedTuple):
         """The file that a run holds locked."""
         return self.top / "lock"
 
-    @property
-    def answer(self) -> Path:
-        """The octets of the last answer that verified."""
-        return self.asker / "answer"
-
-    @property
-    def order(self) -> Path:
-        """The octets of the last order that was fetched by hand."""
-        return self.asker / "order"
-
     def downloads(self, contents: str) -> Path:
         """What has arrived of the build with this manifest."""
         return self.asker / "downloads" / contents

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -181,6 +182,29 @@ def test_a_site_of_somebody_else_is_told_so(
     assert "owns the site" in told
 
 
+def test_a_file_that_cannot_be_read_is_one_line(shell: Shell, site: Site) -> None:
+    (site.path / "laptops.csv").unlink()
+    (site.path / "laptops.csv").mkdir()
+    ran = shell.run("status", site.path)
+    assert ran.code == errors.SiteError.exit_code
+    assert f"{site.path}/laptops.csv: Is a directory" in ran.err
+    assert len(ran.err.splitlines()) == 2
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(site: Site) -> None:
+    many = [LAPTOP._replace(serial=f"SN{number}") for number in range(20_000)]
+    list_laptops(site, *many)
+    command = " ".join(map(shlex.quote, [*COMMAND, "laptops", "list", str(site.path)]))
+    done = subprocess.run(
+        ["sh", "-c", f"{command} | head -n 1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("SERIAL")
+    assert done.stderr == ""
+
+
 HIDE = """
 import sys
 class Hide:
@@ -211,7 +235,7 @@ def test_help_is_quick() -> None:
         "sys.argv = ['x', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'flask', 'sqlalchemy', 'waitress', 'cryptography', 'tomlkit',\n"
-        "         'requests', 'sqlite3', 'zstandard', 'jinja2'}\n"
+        "         'requests', 'zstandard', 'jinja2'}\n"
         "print(heavy & set(sys.modules))\n"
     )
     done = subprocess.run(
@@ -376,6 +400,23 @@ def test_status_tells_in_words_and_as_json(shell: Shell, site: Site) -> None:
     assert found["assignments"][0]["percent"] == 10
 
 
+def test_status_tells_of_problems_and_does_not_flood(shell: Shell, site: Site) -> None:
+    shell.good("assign", site.path, "--build", "762")
+    shell.good("pause", site.path)
+    reports = Reports(site.reports)
+    for number in range(40):
+        reports.record(Poll(f"SHC{number:03}", NOW + number, "h", stolen=number == 39))
+    reports.close()
+    (site.builds / "762").rename(site.builds / "700")
+    out = shell.good("status", site.path)
+    assert "All updates are PAUSED." in out
+    assert "build 762 (not published!)" in out
+    assert "SHC039" in out
+    assert "SHC000" not in out
+    assert "... and 10 more" in out
+    assert "stolen" in out
+
+
 def test_check_lists_everything_and_fails(shell: Shell, site: Site) -> None:
     assign(site, DEFAULT, Assignment(parse_build_id("799")))
     (site.keys / "lease.private").unlink()
@@ -400,9 +441,16 @@ def test_serve_says_where_and_ends_cleanly(site: Site) -> None:
 
 
 @pytest.mark.root
-def test_root_serves_as_the_owner_of_the_site(site: Site) -> None:
+def test_root_serves_as_the_owner_of_the_site(
+    shell: Shell, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # root's own files
     for path in (site.path, *site.path.rglob("*")):
         os.chown(path, 65534, 65534)
+    shell.good("status", site.path)
+    shell.good("stolen", site.path, SERIAL)
+    (site.keys / "lease.private").unlink()
+    shell.good("keygen", site.path)
     with serve(site.path) as served:
         assert "Runs as nobody, who owns the site." in served.said
         facts = Path(f"/proc/{served.process.pid}/status").read_text()
@@ -410,7 +458,7 @@ def test_root_serves_as_the_owner_of_the_site(site: Site) -> None:
             assert f"{name}:\t65534\t65534\t65534\t65534" in facts
         query = Query(SERIAL, "1", report={})
         assert served.post(query.encode()).status == 200
-    assert (site.path / "reports.db").stat().st_uid == 65534
+    assert {path.stat().st_uid for path in site.path.rglob("*")} == {65534}
 
 
 def test_ctrl_c_ends_it_too(site: Site) -> None:

@@ -1,6 +1,8 @@
 """One poll against a server that signs: schedule, query, and who believes whom."""
 
 import os
+import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -10,8 +12,7 @@ from olpc_update_query.policy.decide import Install, Nothing
 from olpc_update_query.policy.schedule import SPREAD, Trigger
 from olpc_update_query.report import Decided, Outcome, Result, Sleeps
 from olpc_update_query.run import facts
-from olpc_update_query.run.ask import Replied, keep_answer
-from olpc_update_query.run.machine import Machine
+from olpc_update_query.run.machine import Numbers, Parcel, Slip
 from olpc_update_query.run.poll import Wish
 from olpc_update_query.system.files import hold_lock
 from tests.http_server import Seen
@@ -20,6 +21,7 @@ from tests.run.polled import CRON, HAND, NOW, Laptop, order
 from tests.simulator import (
     DAY,
     HOUR,
+    Mischief,
     ServerSimulator,
     lease,
     set_due,
@@ -178,17 +180,31 @@ def test_asleep_for_a_year_with_the_clock_at_1970(
 # --- the two sides -----------------------------------------------------------------
 
 
-def test_the_installer_believes_nothing_that_the_asker_left(
-    laptop: Laptop, server: ServerSimulator, monkeypatch: pytest.MonkeyPatch
+Swap = Callable[[Callable[[bytes], bytes]], None]
+LIE = encode(["oatc-signed-resp", 1, [["oatc-resp", 1, {"stolen": True}]]])
+
+
+@pytest.fixture
+def swap(monkeypatch: pytest.MonkeyPatch) -> Swap:
+    """Let the asker hand over other octets than those it verified."""
+    put = Parcel.put
+
+    def swap_by(change: Callable[[bytes], bytes]) -> None:
+        def lie(parcel: Parcel, octets: bytes) -> None:
+            put(parcel, change(octets))
+
+        monkeypatch.setattr(Parcel, "put", lie)
+
+    return swap_by
+
+
+@pytest.mark.parametrize("octets", [LIE, b"", b"\0" * 1000], ids=["lie", "empty", "0"])
+def test_the_installer_believes_nothing_that_the_asker_says(
+    laptop: Laptop, server: ServerSimulator, swap: Swap, octets: bytes
 ) -> None:
     server.lease = lease(NOW + 21 * DAY)
     laptop.poll()
-    lie = encode(["oatc-signed-resp", 1, [["oatc-resp", 1, {"stolen": True}]]])
-
-    def keep_a_lie(machine: Machine, replied: Replied, expiry: int | None) -> None:
-        machine.work.answer.write_bytes(lie)
-
-    monkeypatch.setattr("olpc_update_query.run.poll.keep_answer", keep_a_lie)
+    swap(lambda _: octets)
     code, heard = laptop.ask()
     assert code == 25
     assert len(heard.outcomes) == 1
@@ -197,21 +213,46 @@ def test_the_installer_believes_nothing_that_the_asker_left(
 
 
 def test_the_installer_takes_no_earlier_answer(
-    laptop: Laptop, server: ServerSimulator, monkeypatch: pytest.MonkeyPatch
+    laptop: Laptop, server: ServerSimulator, swap: Swap
 ) -> None:
     server.stolen = True
-    saved: list[Replied] = []
+    seen: list[bytes] = []
 
-    def keep_first(machine: Machine, replied: Replied, expiry: int | None) -> None:
-        saved.append(replied)
-        keep_answer(machine, saved[0], expiry)
+    def first(octets: bytes) -> bytes:
+        seen.append(octets)
+        return seen[0]
 
-    monkeypatch.setattr("olpc_update_query.run.poll.keep_answer", keep_first)
+    swap(first)
     laptop.poll()
     os.unlink(laptop.root / "security/.private/stolen")
     code, _ = laptop.ask()
     assert code == 21
     assert not laptop.is_marked()
+
+
+@pytest.mark.parametrize("length", [-1, -(2**63), 5, 2**62])
+def test_a_parcel_with_a_wrong_label(length: int) -> None:
+    parcel = Parcel(4)
+    parcel.put(b"abcd")
+    struct.pack_into("<q", parcel._shared, 0, length)
+    assert parcel.take() == (b"abcd" if length > 0 else b"")
+    with pytest.raises(ValueError, match="do not fit"):
+        parcel.put(b"abcde")
+
+
+def test_numbers_are_never_negative() -> None:
+    slip = Slip()
+    slip.write(Numbers(server=-1, received=7))
+    assert slip.read() == Numbers(received=7)
+
+
+def test_a_dry_run_that_fails_leaves_no_trace(
+    laptop: Laptop, server: ServerSimulator
+) -> None:
+    server.mischief = Mischief.WRONG_KEY
+    before = snapshot(laptop.root)
+    assert laptop.poll(Wish(dry_run=True))[0] == 21
+    assert not difference(before, snapshot(laptop.root))
 
 
 def test_one_run_at_a_time(laptop: Laptop, server: ServerSimulator) -> None:

@@ -642,6 +642,27 @@ def test_a_key_that_is_lost_while_serving_is_an_error_of_the_server(
     app.extensions["reports"].close()
 
 
+def test_a_laptop_that_is_ignored_gets_no_answer(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    settle(site, 'unknown = "ignore"')
+    app = create_app(site.path, HandClock())
+    reply = app.test_client().post("/antitheft/1/", data=FORM)
+    assert (reply.status_code, reply.data) == (404, b"this laptop is not known here\n")
+    assert reply.headers["Cache-Control"] == FRESH["Cache-Control"]
+    app.extensions["reports"].close()
+
+
+def test_reports_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    app = create_app(site.path, HandClock())
+    with app.extensions["reports"]._engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE laptops")
+    reply = app.test_client().get("/status.json")
+    assert reply.status_code == 500
+    assert b"no such table" in reply.data
+    app.extensions["reports"].close()
+
+
 def test_a_bug_shows_no_insides(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     app = create_app(site.path, HandClock())

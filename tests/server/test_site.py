@@ -32,6 +32,7 @@ from olpc_update_query.server.laptops import (
 )
 from olpc_update_query.server.newsite import SITE, create_site
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
+from olpc_update_query.server.rollout_text import EMPTY
 from olpc_update_query.server.site import (
     Audience,
     Settings,
@@ -475,6 +476,18 @@ def test_changes_made_at_a_time_are_all_kept(tmp_path: Path) -> None:
 # --- builds -----------------------------------------------------------------------
 
 
+def test_a_site_may_lack_what_it_does_not_need(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    assert site.settings().name
+    (site.path / "builds").rmdir()
+    (site.path / "rollout.toml").unlink()
+    (site.path / "site.toml").unlink()
+    assert site.build_names() == []
+    assert site.rollout_text() == EMPTY
+    assert site.settings().name == "Escuela 1"
+    assert "site.toml: is gone" in site.problems()
+
+
 def test_only_published_builds_are_found(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     manifest = add_build(site, "762")
@@ -619,6 +632,21 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
     ):
         assert text in told
     assert list(found.values()).count(Weight.WARNING) == 3
+
+
+def test_less_usual_findings(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    add_build(site, "762")
+    (site.builds / "762/root").rename(site.builds / "762/elsewhere")
+    (site.keys / "oats.public").unlink()
+    told = "\n".join(findings(site))
+    for text in (
+        "oats.public: is missing",
+        "build 762: it has neither pack nor root/",
+        "no laptop is listed",
+        "nothing is assigned",
+    ):
+        assert text in told
 
 
 def test_check_goes_on_after_a_damaged_file(tmp_path: Path) -> None:
