@@ -229,3 +229,19 @@ def test_full_disk_tells_what_was_needed(tmp_path: Path) -> None:
 def test_other_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(KeyError), files.disk_errors(tmp_path):
         raise KeyError
+
+
+def test_a_lock_that_cannot_be_named_still_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    path = tmp_path / "lock"
+    with (
+        files.hold_lock(path, "first"),
+        pytest.raises(errors.Busy),
+        files.hold_lock(path, "second"),
+    ):
+        pass
