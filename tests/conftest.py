@@ -8,6 +8,7 @@ import importlib.util
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -89,3 +90,6 @@ def _refuse_the_outside(event: str, arguments: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_refuse_the_outside)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
