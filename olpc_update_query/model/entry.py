@@ -12,6 +12,7 @@ from typing import NamedTuple, NewType
 from olpc_update_query.errors import Malformed, UnsafePath
 from olpc_update_query.model import canonical
 from olpc_update_query.model.canonical import Json
+from olpc_update_query.model.wire import shown
 
 TreePath = NewType("TreePath", bytes)
 
@@ -126,13 +127,13 @@ def parse_path(raw: bytes) -> TreePath:
     if raw:
         parts = raw.split(b"/")
         if b"" in parts or b"." in parts or b".." in parts:
-            raise UnsafePath(encode_name(raw), "a component is empty, . or ..")
+            raise UnsafePath(shown(encode_name(raw)), "a component is empty, . or ..")
         if b"\0" in raw:
-            raise UnsafePath(encode_name(raw), "it holds a NUL byte")
+            raise UnsafePath(shown(encode_name(raw)), "it holds a NUL byte")
         if len(raw) > MAX_NAME and (
             len(raw) > MAX_PATH or max(map(len, parts)) > MAX_NAME
         ):
-            raise UnsafePath(encode_name(raw), "it is too long")
+            raise UnsafePath(shown(encode_name(raw)), "it is too long")
     return TreePath(raw)
 
 

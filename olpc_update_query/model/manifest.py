@@ -23,7 +23,7 @@ from olpc_update_query.model.entry import (
     parse_entry,
     parse_path,
 )
-from olpc_update_query.model.wire import BuildId, parse_build_id
+from olpc_update_query.model.wire import BuildId, parse_build_id, shown
 
 __all__ = [
     "MAX_LINE",
@@ -89,7 +89,7 @@ def parse_header(line: bytes) -> Header:
     if not isinstance(value, list) or len(value) != 3 or value[0] != _FORMAT:
         raise Malformed("manifest", "the first line is not its header")
     if type(value[1]) is not int or value[1] != _VERSION:
-        raise Malformed("manifest", f"version {value[1]} is not known")
+        raise Malformed("manifest", f"version {shown(str(value[1]))} is not known")
     match value[2]:
         case {"build": str(build), "bytes": total, "entries": entries, "files": files}:
             header = Header(

@@ -19,7 +19,7 @@ from olpc_update_query.errors import CorruptContent, Malformed
 from olpc_update_query.model import canonical
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.entry import DIGEST_LENGTH, MAX_INT
-from olpc_update_query.model.wire import Sha256, parse_sha256
+from olpc_update_query.model.wire import Sha256, parse_sha256, shown
 
 SEGMENT = 4 << 20
 BASE_WINDOW = 8 << 20
@@ -285,7 +285,7 @@ def parse_header_fields(line: bytes, name: str, version: int) -> Json:
     if not isinstance(value, list) or len(value) != 3 or value[0] != name:
         raise Malformed(name, "the first line is not its header")
     if type(value[1]) is not int or value[1] != version:
-        raise Malformed(name, f"version {value[1]} is not known")
+        raise Malformed(name, f"version {shown(str(value[1]))} is not known")
     return value[2]
 
 
