@@ -76,10 +76,11 @@ def test_next_run_goes_on_where_the_last_one_stopped(world: World, delta: bool) 
                 clock=world.clock,
             )
         except SystemExit:
-            received += transport.received
             assert runs < 20
             continue
-        received += transport.received
+        finally:
+            received += transport.received
+            transport.close()
         break
     world.assert_complete()
     names = ["delta/760.pack"] if delta else ["contents.zst", "pack.index.zst", "pack"]
