@@ -275,9 +275,9 @@ def bulk_leases(leases: Mapping[str, str]) -> bytes:
 
 
 def _envelope(types: tuple[str, str], data: dict[str, Json], sign: Sign) -> bytes:
-    signed: list[Json] = [types[1], 1, data]
-    lines: list[Json] = [sign(canonical.encode(signed))]
-    raw = canonical.encode([types[0], 1, [signed, ["sig", 1, lines]]])
+    signed = canonical.encode([types[1], 1, data])
+    credential = canonical.encode(["sig", 1, [sign(signed)]])
+    raw = b'["%s",1,[%s,%s]]' % (types[0].encode(), signed, credential)
     if len(raw) > MAX_ANSWER:
         raise ValueError(f"an answer has at most {MAX_ANSWER} bytes")
     return raw
