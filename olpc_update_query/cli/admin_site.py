@@ -1,4 +1,4 @@
-"""A site's own commands: make it, publish builds in it, look at it."""
+"""A site's own commands: make it, give it keys, look at it."""
 
 from pathlib import Path
 

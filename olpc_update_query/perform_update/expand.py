@@ -19,13 +19,13 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from olpc_update_query.errors import CorruptContent
 from olpc_update_query.perform_update.expander import NO_BASE, OFFER, PACKET, live
 from olpc_update_query.perform_update.store import DELTA, SPOOL, Downloads
 from olpc_update_query.perform_update.vault import Vault
+from olpc_update_query.system.closing import Closing
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _consider(offer: Offer, vault: Vault, wishes: Wishes) -> tuple[bool, int | N
     return base is not None, base
 
 
-class _Child:
+class _Child(Closing):
     """The parent's end of the conversation.
 
     Attributes:
@@ -176,15 +176,8 @@ class _Child:
             live(theirs, downloads, file, refuse, skip)
         theirs.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
         self._socket.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)

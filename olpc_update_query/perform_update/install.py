@@ -31,7 +31,7 @@ from olpc_update_query.perform_update.making import Maker
 from olpc_update_query.perform_update.runcopy import make_run_copy
 from olpc_update_query.perform_update.store import Downloads
 from olpc_update_query.perform_update.walk import remove_tree
-from olpc_update_query.perform_update.work import WorkArea, digest_of
+from olpc_update_query.perform_update.work import Workbench, digest_of
 from olpc_update_query.ports import Progress
 from olpc_update_query.system.files import (
     disk_errors,
@@ -98,7 +98,7 @@ def install(  # noqa: PLR0913 - an order, three places, and whom to tell
         TreeError: The disk is failing.
     """
     with disk_errors(work), Downloads(downloads) as fetched:
-        installation = _Installation(order, layout, fetched, WorkArea(work), progress)
+        installation = _Installation(order, layout, fetched, Workbench(work), progress)
         return installation.run(hooks, alternate)
 
 
@@ -108,7 +108,7 @@ class _Installation:
         order: Order,
         layout: Layout,
         downloads: Downloads,
-        work: WorkArea,
+        work: Workbench,
         progress: Progress,
     ) -> None:
         self._order, self._build = order, order.build

@@ -10,8 +10,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from olpc_update_query.errors import CorruptContent, Incomplete, TreeError
 from olpc_update_query.model.manifest import ROOT, encode_name
@@ -26,8 +25,9 @@ from olpc_update_query.perform_update.stage import Staged, stage
 from olpc_update_query.perform_update.store import Downloads
 from olpc_update_query.perform_update.vault import Vault
 from olpc_update_query.perform_update.walk import Descent, open_file, remove_tree
-from olpc_update_query.perform_update.work import WorkArea
+from olpc_update_query.perform_update.work import Workbench
 from olpc_update_query.ports import Progress
+from olpc_update_query.system.closing import Closing
 
 _ROUNDS: Final = 4  # of staging, when the audit finds fault with what was linked
 _CHUNK: Final = 256 << 10
@@ -60,7 +60,7 @@ class Maker:
         *,
         layout: Layout,
         downloads: Downloads,
-        work: WorkArea,
+        work: Workbench,
         progress: Progress,
     ) -> None:
         self._build, self._layout, self._work = build, layout, work
@@ -192,22 +192,15 @@ def _removed_on_error(tree: Path) -> Iterator[None]:
         raise
 
 
-class _Bases:
+class _Bases(Closing):
     """Opens the installed files that patches start from."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._trees: dict[InstalledTree, Descent] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the trees."""
         for tree in self._trees.values():
             tree.close()
 

@@ -14,8 +14,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from olpc_update_query.model.manifest import (
     Entry,
@@ -31,6 +30,7 @@ from olpc_update_query.perform_update.catalog import (
     Catalog,
     database_errors,
 )
+from olpc_update_query.system.closing import Closing
 from olpc_update_query.system.files import disk_errors
 
 BLOCK = 4096
@@ -154,7 +154,7 @@ def make_plan(
         return plan
 
 
-class Plan:
+class Plan(Closing):
     """Where each path of a new build comes from; made by `make_plan`.
 
     Attributes:
@@ -185,17 +185,6 @@ class Plan:
         self._db.executescript(_SCHEMA)
         self._catalog = Catalog(self._db, installed, doubts.distrust)
         self._exits.callback(self._catalog.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Remove the scratch file."""

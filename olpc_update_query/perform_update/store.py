@@ -11,8 +11,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Final, NamedTuple, Self
+from typing import BinaryIO, Final, NamedTuple
 
 from olpc_update_query.errors import Malformed
 from olpc_update_query.model import canonical
@@ -25,6 +24,7 @@ from olpc_update_query.perform_update.walk import (
     empty_directory,
     open_file,
 )
+from olpc_update_query.system.closing import Closing
 
 DELTA: Final = "delta"
 INDEX: Final = "pack.index"
@@ -50,7 +50,7 @@ class Piece(NamedTuple):
     position: int
 
 
-class Downloads:
+class Downloads(Closing):
     """What has been fetched for one build; all of it is untrusted.
 
     Args:
@@ -65,17 +65,6 @@ class Downloads:
             for name in _PACKED:
                 with contextlib.suppress(OSError):
                     self._open[name] = open_file(os.fsencode(name), self._top)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close every file."""

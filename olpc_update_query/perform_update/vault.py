@@ -5,15 +5,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from olpc_update_query.errors import CorruptContent
 from olpc_update_query.perform_update.copying import BLOCK, write_sparse
 from olpc_update_query.perform_update.walk import STEP, open_file
+from olpc_update_query.system.closing import Closing
 
 
-class Vault:
+class Vault(Closing):
     """Proven contents, one file each, named by digest; nobody else can write there.
 
     Args:
@@ -26,15 +25,8 @@ class Vault:
         os.chmod(directory, 0o700)
         self.top = os.open(directory, STEP)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the directory."""
         os.close(self.top)
 
     def recover(self, wanted_size: Callable[[bytes], int | None]) -> int:

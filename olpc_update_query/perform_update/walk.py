@@ -11,15 +11,15 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from olpc_update_query.system.closing import Closing
 
 STEP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 KEEP = 48
 _CLOSED = -1
 
 
-class Descent:
+class Descent(Closing):
     """Opens directories of one tree, most cheaply in path order.
 
     The descriptors of the latest directory and of those above it are kept, but never
@@ -38,17 +38,6 @@ class Descent:
         self._parts: list[bytes] = []
         self._fds: list[int] = []
         self._first_open = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close every descriptor."""

@@ -23,7 +23,7 @@ _MOST_WANTED: Final = 32 << 20  # bytes
 _CHUNK: Final = 256 << 10
 
 
-class WorkArea:
+class Workbench:
     """``WORK/installer``.
 
     Attributes:

@@ -8,17 +8,17 @@ import tempfile
 from collections.abc import Container, Iterator
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from types import TracebackType
-from typing import IO, BinaryIO, Self
+from typing import IO, BinaryIO
 
 from olpc_update_query.errors import CorruptContent, Malformed
 from olpc_update_query.model.pack import Frame, read_pack_index, unpack_segment
 from olpc_update_query.model.wire import Sha256
+from olpc_update_query.system.closing import Closing
 
 _IN_MEMORY = 8 << 20
 
 
-class Archive:
+class Archive(Closing):
     """The full pack of a published build.
 
     Several threads may read from it at once. Use as a context manager.
@@ -51,17 +51,6 @@ class Archive:
         if os.fstat(self._pack.fileno()).st_size != header.length:
             self._pack.close()
             raise Malformed("pack", f"{path / 'pack'} is not as long as its index says")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the pack."""

@@ -8,8 +8,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from olpc_update_query import errors
 from olpc_update_query.model.manifest import (
@@ -34,6 +33,7 @@ from olpc_update_query.perform_update.store import (
     Stretch,
 )
 from olpc_update_query.ports import Clock, Progress
+from olpc_update_query.system.closing import Closing
 from olpc_update_query.system.files import disk_errors, fsync_directory
 
 CONTENTS: Final = "contents"
@@ -90,7 +90,7 @@ def _key(digest: bytes) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-class Intake:
+class Intake(Closing):
     """Takes in what sources give for one order.
 
     Args:
@@ -123,15 +123,8 @@ class Intake:
             os.makedirs(directory / FILES, exist_ok=True)
         self.has_manifest = _sha256(self.contents) == order.contents
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Remove the plan."""
         if self._plan is not None:
             self._plan.close()
 

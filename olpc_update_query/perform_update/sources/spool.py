@@ -10,12 +10,12 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from olpc_update_query import errors
 from olpc_update_query.model import canonical
 from olpc_update_query.ports import Clock, Stream
+from olpc_update_query.system.closing import Closing
 from olpc_update_query.system.files import (
     disk_errors,
     free_bytes,
@@ -57,7 +57,7 @@ class AnotherFile(errors.NetworkError):
 _FINAL = (AnotherFile, errors.BuildNotFound, errors.NoAnswer, errors.ProxyRefused)
 
 
-class Spool:
+class Spool(Closing):
     """A file that is appended to, perhaps in several runs.
 
     Attributes:
@@ -75,15 +75,8 @@ class Spool:
             self.size = self.reached = os.fstat(self._descriptor).st_size
         self._unsynced = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Write out what has come, and close the file."""
         with contextlib.suppress(OSError):
             os.fdatasync(self._descriptor)
         os.close(self._descriptor)
@@ -179,7 +172,7 @@ def persist(spool: Spool, clock: Clock, attempt: Callable[[], None]) -> None:
         clock.sleep(PAUSE)
 
 
-class Feed:
+class Feed(Closing):
     """The bytes of one file at a place, from an offset on.
 
     Attributes:
@@ -206,17 +199,6 @@ class Feed:
         self.is_ranged = stream.start == start
         self._chunks: Iterator[bytes] = stream.chunks
         self._left = b""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the connection."""
