@@ -127,14 +127,19 @@ def parse_path(raw: bytes) -> TreePath:
     if raw:
         parts = raw.split(b"/")
         if b"" in parts or b"." in parts or b".." in parts:
-            raise UnsafePath(shown(encode_name(raw)), "a component is empty, . or ..")
+            raise UnsafePath(_shown(raw), "a component is empty, . or ..")
         if b"\0" in raw:
-            raise UnsafePath(shown(encode_name(raw)), "it holds a NUL byte")
+            raise UnsafePath(_shown(raw), "it holds a NUL byte")
         if len(raw) > MAX_NAME and (
             len(raw) > MAX_PATH or max(map(len, parts)) > MAX_NAME
         ):
-            raise UnsafePath(shown(encode_name(raw)), "it is too long")
+            raise UnsafePath(_shown(raw), "it is too long")
     return TreePath(raw)
+
+
+def _shown(raw: bytes) -> str:
+    """Quote the beginning of a refused path, however long the whole is."""
+    return shown(encode_name(raw[:MAX_NAME]))
 
 
 # --- lines --------------------------------------------------------------------
