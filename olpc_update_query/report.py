@@ -153,6 +153,7 @@ class Result(StrEnum):
     WAITING = "waiting"
     DRY_RUN = "dry-run"
     INSTALLED = "installed"
+    ROLLED_BACK = "rolled-back"
     REFUSED = "refused"
     STOLEN = "stolen"
     FAILED = "failed"

@@ -61,8 +61,8 @@ def import_(site: Path, file: BinaryIO) -> None:
         result = import_rows(opened.laptops(), rows)
         opened.save_laptops(result.laptops)
     say(
-        f"{result.added} laptops are new, {result.changed} have changed; "
-        f"{len(result.laptops)} are listed now."
+        f"Laptops: {result.added} new, {result.changed} changed, "
+        f"{len(result.laptops)} listed now."
     )
     without = sum(laptop.uuid is None for laptop in result.laptops.values())
     if without:

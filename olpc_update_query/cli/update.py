@@ -1,6 +1,5 @@
 """olpc-update: install a build by hand, go back, look after what is installed."""
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -221,18 +220,9 @@ def _verify(given: Common, console: Console) -> int:
 
 
 def _rollback(given: Common, console: Console) -> int:
-    from olpc_update_query.run.facts import give_up
+    from olpc_update_query.run.go_back import go_back
 
-    machine = given.machine()
-    prepare(machine.work)
-    with hold_lock(machine.work.lock, "olpc-update --rollback"):
-        layout = Layout.detect(given.root)
-        left = layout.current()
-        build = layout.rollback()
-        if left is not None:
-            with contextlib.suppress(errors.UpdateError):  # its manifest may be damaged
-                give_up(machine, layout, left)
-    return _tell_build(console, build, f"build {build} boots next")
+    return go_back(given.machine(), console)
 
 
 _LOOK_AFTER = {

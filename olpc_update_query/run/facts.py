@@ -153,6 +153,7 @@ def with_report(machine: Machine, query: Query) -> Query:
         return query
     report: dict[str, Json] = {
         "build": last["build"],
+        "code": last.get("exit_code", 0),
         "free": free_bytes(machine.work.top) // MIB,
         "result": str(last.get("text", ""))[:LONGEST_RESULT],
     }

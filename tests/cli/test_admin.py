@@ -65,7 +65,7 @@ def test_the_first_steps_lead_from_one_to_the_next(
     table = tmp_path / "list.csv"
     table.write_text(f"serial,uuid\n{SERIAL},{UUID}\n")
     out = shell.good("laptops", "import", path, table)
-    assert "1 laptops are new" in out
+    assert "Laptops: 1 new" in out
     assert out.splitlines()[-1].startswith("Next: olpc-update-admin assign")
     out = shell.good("assign", path, "--build", "762")
     assert "1 of the 1 listed laptops" in out
@@ -377,7 +377,7 @@ def test_a_list_is_imported_from_the_standard_input(site: Site) -> None:
         text=True,
         check=True,
     )
-    assert "2 laptops are new" in done.stdout
+    assert "Laptops: 2 new" in done.stdout
     assert "1 of them have no uuid" in done.stderr
     assert len(site.laptops()) == 4
 

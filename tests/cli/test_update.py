@@ -352,9 +352,17 @@ def test_rollback(school: School) -> None:
     assert done.code == 41
     update(school.root, "762")
     done = update(school.root, "--rollback")
-    assert (done.code, done.out) == (0, "build 760 boots next\n")
+    text = "build 760 boots next; somebody went back from build 762"
+    assert (done.code, done.out) == (0, f"{text}\n")
     assert boots(school.root) == "760"
-    assert update(school.root, "--rollback", "--json").json["build"] == "762"
+    events = query(school.root, "history", "--json").json
+    assert [event["result"] for event in events] == ["installed", "rolled-back"]
+    assert (
+        events[-1]["text"]
+        == query(school.root, "status", "--json").json["last_run"]["text"]
+    )
+    assert update(school.root, "--rollback", "--json").json["boots_next"] == "762"
+    assert boots(school.root) == "762"
 
 
 def test_purge_and_sticky(school: School) -> None:

@@ -111,6 +111,7 @@ def test_the_server_is_told_what_became_of_it(
     assert second["build"] == "762"
     assert "762" in str(second["result"])
     assert isinstance(second["free"], int)
+    assert second["code"] == 0
 
 
 # --- what only the real machine does -----------------------------------------------
