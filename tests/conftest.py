@@ -13,6 +13,7 @@ import socket
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from bench.school import is_open_to_all
@@ -32,6 +33,10 @@ PROGRAMS = {
 }
 MODULES = {"python3-dbus": "dbus", "python3-gi": "gi", "python3-dbusmock": "dbusmock"}
 PYTESTS_OWN = ("pytest-", "popen-")
+# How long an example takes says more about the machine than about the program.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
+
 LOOPBACK_NAMES = {None, "", "localhost", "ip6-localhost", b"localhost", b""}
 
 
