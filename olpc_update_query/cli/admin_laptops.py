@@ -103,7 +103,7 @@ def show(site: Path, serial: str, as_json: bool) -> None:
     laptop = _find(opened, serial)
     reports = Reports(opened.reports)
     try:
-        facts = look_at(opened, reports, laptop)
+        facts = look_at(opened, reports, laptop, SystemClock().now())
     finally:
         reports.close()
     if as_json:

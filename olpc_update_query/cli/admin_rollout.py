@@ -33,6 +33,7 @@ from olpc_update_query.server.rollout_text import with_assignment, with_pause
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.host import SystemClock
 
+_MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M", "%Y-%m-%d"])
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., None])
 
@@ -95,9 +96,11 @@ def _scope(stream: str | None, group: str | None, serial: str | None) -> Scope |
 )
 @click.option(
     "--not-before",
-    type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M", "%Y-%m-%d"]),
+    type=_MOMENT,
     help="When it may be activated, UTC.",
 )
+@click.option("--opens", type=_MOMENT, help="Tell nobody before then, UTC.")
+@click.option("--closes", type=_MOMENT, help="Tell nobody from then on, UTC.")
 def assign(  # noqa: PLR0913, PLR0917 - one parameter for each option
     site: Path,
     build: BuildId,
@@ -109,6 +112,8 @@ def assign(  # noqa: PLR0913, PLR0917 - one parameter for each option
     sticky: bool | None,
     reboot: str | None,
     not_before: datetime | None,
+    opens: datetime | None,
+    closes: datetime | None,
 ) -> None:
     """Tell laptops which build to run.
 
@@ -127,9 +132,13 @@ def assign(  # noqa: PLR0913, PLR0917 - one parameter for each option
             sticky=_or(sticky, new.sticky),
             reboot=new.reboot if reboot is None else Reboot(reboot),
             not_before=_or(_seconds(not_before), new.not_before),
+            opens=_or(_seconds(opens), new.opens),
+            closes=_or(_seconds(closes), new.closes),
             changed=SystemClock().now(),
             by=who(),
         )
+        if new.never_open:
+            raise click.UsageError("it must close after it opens")
         opened.save_rollout(with_assignment(opened.rollout_text(), scope, new))
     _tell(opened, scope, new)
 
@@ -167,10 +176,11 @@ def _count(
     site: Site, rollout: Rollout, scope: Scope, assignment: Assignment
 ) -> tuple[int, int]:
     """Return how many listed laptops get the build, and how many it is for."""
-    active = Rollout({**rollout.assignments, scope: replace(assignment, paused=False)})
+    always = replace(assignment, paused=False, opens=None, closes=None)
+    active = Rollout({**rollout.assignments, scope: always})
     told = whole = 0
     for laptop in site.laptops().values():
-        choice = active.choose(laptop.serial, laptop.group, laptop.stream)
+        choice = active.choose(laptop.serial, laptop.group, laptop.stream, 0)
         if choice.scope == scope:
             whole += 1
             told += choice.build == assignment.build

@@ -111,7 +111,7 @@ class Answerer:
             now,
             lease=self._lease_for(laptop, query, settings, now),
             interval=settings.interval,
-            update=self._order_for(laptop, query, view, base),
+            update=self._order_for(laptop, query, view, now, base),
             message=settings.message,
         )
 
@@ -129,13 +129,13 @@ class Answerer:
         return None if lease is None else lease.line
 
     def _order_for(
-        self, laptop: Laptop | None, query: Query, view: View, base: str
+        self, laptop: Laptop | None, query: Query, view: View, now: int, base: str
     ) -> Order | None:
         group, stream = None, query.stream
         if laptop is not None:
             group, stream = laptop.group, laptop.stream or stream
         serial = query.serial if laptop is None else laptop.serial
-        choice = view.rollout.choose(serial, group, stream)
+        choice = view.rollout.choose(serial, group, stream, now)
         build, assignment = choice.build, choice.assignment
         if build is None or assignment is None or build == query.build:
             return None

@@ -42,6 +42,10 @@ class Share(NamedTuple):
             rest = self.assignment.others
             others = f", the others build {rest}" if rest else ""
             words.append(f"for {self.assignment.percent} percent{others}")
+        if self.assignment.opens is not None:
+            words.append(f"from {moment(self.assignment.opens)}")
+        if self.assignment.closes is not None:
+            words.append(f"until {moment(self.assignment.closes)}")
         if self.assignment.paused:
             words.append("(paused)")
         if not self.published:
@@ -165,13 +169,14 @@ def look(site: Site, reports: Reports, now: int) -> Overview:
     )
 
 
-def look_at(site: Site, reports: Reports, laptop: Laptop) -> dict[str, Json]:
+def look_at(site: Site, reports: Reports, laptop: Laptop, now: int) -> dict[str, Json]:
     """Return everything about one laptop.
 
     Args:
         site: The site.
         reports: Its reports.
         laptop: The laptop.
+        now: The present.
 
     Raises:
         DamagedSite: A file of the site is malformed.
@@ -179,7 +184,7 @@ def look_at(site: Site, reports: Reports, laptop: Laptop) -> dict[str, Json]:
     """
     state, lease = reports.state(laptop.serial), reports.lease(laptop.serial)
     stream = laptop.stream or (state.stream if state else None)
-    choice = site.rollout().choose(laptop.serial, laptop.group, stream)
+    choice = site.rollout().choose(laptop.serial, laptop.group, stream, now)
     facts: dict[str, Json] = {
         "serial": laptop.serial,
         "name": laptop.name,
@@ -232,12 +237,16 @@ def _share_json(share: Share) -> Json:
         "percent": assignment.percent,
         "others": assignment.others,
         "paused": assignment.paused,
+        "opens": _time(assignment.opens),
+        "closes": _time(assignment.closes),
         "published": share.published,
-        "changed": None
-        if assignment.changed is None
-        else format_time(assignment.changed),
+        "changed": _time(assignment.changed),
         "by": assignment.by,
     }
+
+
+def _time(seconds: int | None) -> str | None:
+    return None if seconds is None else format_time(seconds)
 
 
 def _row_json(row: Row) -> dict[str, Json]:

@@ -60,6 +60,8 @@ class Assignment:
         others: The build for those that ``percent`` leaves out, None for no order.
         paused: Whether nobody is told anything for now.
         allow_downgrade: Whether to install it although a newer one is there.
+        opens: From when on laptops are told, None for at once.
+        closes: Until when, None for ever.
         not_before: When it may be activated, None for at once.
         reboot: When the laptops restart into it.
         sticky: Whether they keep it when they make room.
@@ -72,11 +74,19 @@ class Assignment:
     others: BuildId | None = None
     paused: bool = False
     allow_downgrade: bool = False
+    opens: int | None = None
+    closes: int | None = None
     not_before: int | None = None
     reboot: Reboot = Reboot.NEVER
     sticky: bool = False
     changed: int | None = None
     by: str | None = None
+
+    @property
+    def never_open(self) -> bool:
+        """Whether it closes before it opens."""
+        opens, closes = self.opens, self.closes
+        return opens is not None and closes is not None and closes <= opens
 
 
 class Choice(NamedTuple):
@@ -137,13 +147,16 @@ class Rollout:
     assignments: Mapping[Scope, Assignment]
     paused: bool = False
 
-    def choose(self, serial: str, group: str | None, stream: str | None) -> Choice:
+    def choose(
+        self, serial: str, group: str | None, stream: str | None, now: int
+    ) -> Choice:
         """Decide what a laptop is to run.
 
         Args:
             serial: Its serial number.
             group: Its group in laptops.csv.
             stream: The stream it follows.
+            now: The present, for assignments that open or close.
         """
         if self.paused:
             return Choice(None, "all updates are paused")
@@ -152,7 +165,7 @@ class Rollout:
             return Choice(None, 'its stream is "none": it wants no updates')
         if scope is None:
             return Choice(None, "nothing is assigned to it")
-        return _apply(scope, self.assignments[scope], serial)
+        return _apply(scope, self.assignments[scope], serial, now)
 
     def _scope(
         self, serial: str, group: str | None, stream: str | None
@@ -174,11 +187,16 @@ class Rollout:
         return found
 
 
-def _apply(scope: Scope, assignment: Assignment, serial: str) -> Choice:
+def _apply(scope: Scope, assignment: Assignment, serial: str, now: int) -> Choice:
     build: BuildId | None = assignment.build
     reason = f"assigned to {scope}"
+    opens, closes = assignment.opens, assignment.closes
     if assignment.paused:
         build, reason = None, f"the assignment to {scope} is paused"
+    elif opens is not None and now < opens:
+        build, reason = None, f"the assignment to {scope} is not open yet"
+    elif closes is not None and now >= closes:
+        build, reason = None, f"the assignment to {scope} has closed"
     elif not admitted(serial, assignment.build, assignment.percent):
         share = f"the {assignment.percent} percent of {scope}"
         build, reason = assignment.others, f"not yet among {share}"
@@ -235,11 +253,15 @@ def _read_assignment(table: Table) -> Assignment:
         others=table.parsed("others", parse_build_id),
         paused=table.flag("paused"),
         allow_downgrade=table.flag("allow_downgrade"),
+        opens=table.moment("opens"),
+        closes=table.moment("closes"),
         not_before=table.moment("not_before"),
         reboot=table.choice("reboot", Reboot, Reboot.NEVER),
         sticky=table.flag("sticky"),
         changed=table.moment("changed"),
         by=table.text("by"),
     )
+    if found.never_open:
+        raise table.fault("closes", "is not after opens")
     table.end()
     return found

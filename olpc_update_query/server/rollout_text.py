@@ -149,6 +149,8 @@ def _fill(table: _Members, assignment: Assignment) -> None:
     _set(table, "others", assignment.others)
     _set(table, "paused", assignment.paused or None)
     _set(table, "allow_downgrade", assignment.allow_downgrade or None)
+    _set(table, "opens", _moment(assignment.opens))
+    _set(table, "closes", _moment(assignment.closes))
     _set(table, "not_before", _moment(assignment.not_before))
     _set(table, "reboot", None if never else str(assignment.reboot))
     _set(table, "sticky", assignment.sticky or None)

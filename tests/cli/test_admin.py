@@ -292,6 +292,21 @@ def test_everything_can_be_said_of_an_assignment(shell: Shell, site: Site) -> No
     assert not site.rollout().assignments[DEFAULT].sticky
 
 
+def test_a_window_opens_and_closes(shell: Shell, site: Site) -> None:
+    words = "--opens 2027-01-15T08:00 --closes 2027-01-16T08:00:00Z"
+    out = shell.good("assign", site.path, "--build", "762", *words.split())
+    found = site.rollout().assignments[DEFAULT]
+    assert (found.opens, found.closes) == (1_800_000_000, 1_800_086_400)
+    assert "2 of the 2 listed" in out
+    before = site.rollout_text()
+    ran = shell.run("assign", site.path, "--build", "762", "--closes", "2027-01-01")
+    assert ran.code == 2
+    assert "close after it opens" in ran.err
+    assert site.rollout_text() == before
+    out = shell.good("status", site.path)
+    assert "from 2027-01-15 08:00 until 2027-01-16 08:00" in out
+
+
 def test_assignments_come_and_go(shell: Shell, site: Site) -> None:
     for kind, name in (("stream", "testing"), ("group", "5B"), ("serial", SERIAL)):
         shell.good("assign", site.path, "--build", "762", f"--{kind}", name)

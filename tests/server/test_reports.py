@@ -399,12 +399,12 @@ def test_one_laptop_is_told_in_full(kept: Reports, tmp_path: Path) -> None:
     site = make_site(tmp_path)
     list_laptops(site, LAPTOP)
     assign(site, DEFAULT, Assignment(parse_build_id("762")))
-    before = look_at(site, kept, LAPTOP)
+    before = look_at(site, kept, LAPTOP, NOW)
     assert before["to_run"] == "762"
     assert before["because"] == "assigned to every other laptop"
     assert "last_asked" not in before
     write(kept, POLL)
-    after = look_at(site, kept, LAPTOP)
+    after = look_at(site, kept, LAPTOP, NOW)
     assert after["last_address"] == "10.0.0.7"
     assert after["stream"] == "testing"
     events = after["events"]

@@ -22,6 +22,7 @@ from olpc_update_query.server.rollout_text import EMPTY, with_assignment, with_p
 
 OLD, NEW, OTHER = (parse_build_id(name) for name in ("760", "762", "800"))
 SERIAL = "SHC12900018"
+NOW = 1_800_000_000
 
 # --- the share -------------------------------------------------------------
 
@@ -94,7 +95,7 @@ FOUR = {
 def test_the_most_specific_assignment_decides(
     serial: str, group: str | None, stream: str | None, build: str | None
 ) -> None:
-    choice = Rollout(FOUR).choose(serial, group, stream)
+    choice = Rollout(FOUR).choose(serial, group, stream, NOW)
     assert choice.build == build
     assert choice.reason
 
@@ -105,13 +106,13 @@ def test_a_less_specific_assignment_never_fills_in() -> None:
         Scope(Kind.GROUP, "5B"): Assignment(NEW, percent=0),
         Scope(Kind.STREAM, "testing"): Assignment(NEW, paused=True),
     }
-    assert Rollout(stopped).choose("SHC1", "5B", None).build is None
-    assert Rollout(stopped).choose("SHC1", None, "testing").build is None
+    assert Rollout(stopped).choose("SHC1", "5B", None, NOW).build is None
+    assert Rollout(stopped).choose("SHC1", None, "testing", NOW).build is None
 
 
 def test_the_others_keep_their_build() -> None:
     rollout = Rollout({DEFAULT: Assignment(NEW, 50, others=OLD)})
-    told = {n: rollout.choose(f"SHC{n:08X}", None, None) for n in range(200)}
+    told = {n: rollout.choose(f"SHC{n:08X}", None, None, NOW) for n in range(200)}
     assert {choice.build for choice in told.values()} == {OLD, NEW}
     for number, choice in told.items():
         assert (choice.build == NEW) == admitted(f"SHC{number:08X}", NEW, 50)
@@ -122,13 +123,32 @@ def test_a_pause_stops_everybody() -> None:
     partly = Assignment(NEW, 50, others=OLD, paused=True)
     for rollout in (Rollout(FOUR, paused=True), Rollout({DEFAULT: partly})):
         for number in range(20):
-            choice = rollout.choose(f"SHC{number:08X}", None, None)
+            choice = rollout.choose(f"SHC{number:08X}", None, None, NOW)
             assert choice.build is None
             assert "paused" in choice.reason
 
 
+@pytest.mark.parametrize(
+    ("opens", "closes", "open_now"),
+    [
+        pytest.param(None, None, True, id="no window"),
+        pytest.param(NOW, None, True, id="opens now"),
+        pytest.param(NOW + 1, None, False, id="opens in a second"),
+        pytest.param(None, NOW + 1, True, id="closes in a second"),
+        pytest.param(None, NOW, False, id="closes now"),
+        pytest.param(NOW - 9, NOW + 9, True, id="within"),
+        pytest.param(NOW - 9, NOW - 1, False, id="over"),
+    ],
+)
+def test_a_window(opens: int | None, closes: int | None, open_now: bool) -> None:
+    windowed = Assignment(NEW, 50, others=OLD, opens=opens, closes=closes)
+    rollout = Rollout({DEFAULT: windowed})
+    told = {rollout.choose(f"SHC{n:08X}", None, None, NOW).build for n in range(50)}
+    assert told == ({NEW, OLD} if open_now else {None})
+
+
 def test_nothing_assigned_is_no_order() -> None:
-    assert Rollout({}).choose(SERIAL, "5B", "testing").build is None
+    assert Rollout({}).choose(SERIAL, "5B", "testing", NOW).build is None
 
 
 def test_the_builds_that_must_be_there() -> None:
@@ -195,6 +215,8 @@ percent = 25
 others = "760"
 paused = true
 allow_downgrade = true
+opens = 2027-01-15T08:00:00Z
+closes = 2027-01-16T08:00:00Z
 not_before = 2027-01-15T08:00:00Z
 reboot = "idle"
 sticky = true
@@ -211,6 +233,8 @@ def test_every_key_is_read() -> None:
             others=OLD,
             paused=True,
             allow_downgrade=True,
+            opens=1_800_000_000,
+            closes=1_800_086_400,
             not_before=1_800_000_000,
             reboot=Reboot.IDLE,
             sticky=True,
@@ -240,6 +264,12 @@ def test_the_file_of_a_new_site_says_nothing() -> None:
         pytest.param('[default]\nbuild = "1"\nreboot = "yes"', "reboot", id="reboot"),
         pytest.param(
             '[default]\nbuild = "1"\nnot_before = "2027"', "not_before", id="no time"
+        ),
+        pytest.param(
+            '[default]\nbuild = "1"\nopens = 2027-01-02T00:00:00Z\n'
+            "closes = 2027-01-01T00:00:00Z",
+            "default.closes: is not after opens",
+            id="closed window",
         ),
         pytest.param('[default]\nbuid = "1"', "default.build", id="typo"),
         pytest.param(
@@ -280,7 +310,18 @@ SCOPES = [
     Scope(Kind.SERIAL, SERIAL),
 ]
 RICH = Assignment(
-    NEW, 5, OLD, True, True, 1_800_000_000, Reboot.NOW, True, 1_700_000_000, 'a "b"'
+    NEW,
+    5,
+    OLD,
+    paused=True,
+    allow_downgrade=True,
+    opens=NOW,
+    closes=NOW + 1,
+    not_before=NOW,
+    reboot=Reboot.NOW,
+    sticky=True,
+    changed=1_700_000_000,
+    by='a "b"',
 )
 
 
