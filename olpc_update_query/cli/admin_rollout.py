@@ -99,6 +99,12 @@ def _scope(stream: str | None, group: str | None, serial: str | None) -> Scope |
     type=_MOMENT,
     help="When it may be activated, UTC.",
 )
+@click.option(
+    "--halt",
+    type=click.IntRange(0, 100),
+    help="Pause it by itself when more than so many percent of those that tried the "
+    "build failed; 100 for never.  [default: 20]",
+)
 @click.option("--opens", type=_MOMENT, help="Tell nobody before then, UTC.")
 @click.option("--closes", type=_MOMENT, help="Tell nobody from then on, UTC.")
 def assign(  # noqa: PLR0913, PLR0917 - one parameter for each option
@@ -112,6 +118,7 @@ def assign(  # noqa: PLR0913, PLR0917 - one parameter for each option
     sticky: bool | None,
     reboot: str | None,
     not_before: datetime | None,
+    halt: int | None,
     opens: datetime | None,
     closes: datetime | None,
 ) -> None:
@@ -132,6 +139,7 @@ def assign(  # noqa: PLR0913, PLR0917 - one parameter for each option
             sticky=_or(sticky, new.sticky),
             reboot=new.reboot if reboot is None else Reboot(reboot),
             not_before=_or(_seconds(not_before), new.not_before),
+            halt=_or(halt, new.halt),
             opens=_or(_seconds(opens), new.opens),
             closes=_or(_seconds(closes), new.closes),
             changed=SystemClock().now(),
@@ -206,7 +214,12 @@ def _pause(site: Path, scope: Scope | None, *, paused: bool) -> None:
     opened = open_site(site)
     what = "everything" if scope is None else str(scope)
     with opened.change(who(), f"{'pause' if paused else 'resume'} {what}"):
-        opened.save_rollout(with_pause(opened.rollout_text(), scope, paused=paused))
+        text, now = opened.rollout_text(), SystemClock().now()
+        text = with_pause(text, scope, paused=paused, now=now, by=who())
+        default = opened.rollout().assignments.get(DEFAULT)
+        if scope is None and not paused and default is not None and default.paused:
+            text = with_pause(text, DEFAULT, paused=False, now=now, by=who())
+        opened.save_rollout(text)
     rollout = opened.rollout()
     if paused:
         say(f"Paused {what}: no laptop is told to update; leases go on.")

@@ -14,6 +14,7 @@ from olpc_update_query.model.orders import Order
 from olpc_update_query.model.wire import BuildId
 from olpc_update_query.ports import Clock
 from olpc_update_query.server import signing
+from olpc_update_query.server.halt import Brake
 from olpc_update_query.server.keys import LoadedKey
 from olpc_update_query.server.laptops import Laptop, normal_serial
 from olpc_update_query.server.leases import Leases, reported_expiry
@@ -48,6 +49,7 @@ class Answerer:
         self._leases = Leases(reports)
         self._oats = LoadedKey(site, Role.OATS)
         self._lease = LoadedKey(site, Role.LEASE)
+        self._brake = Brake(site, reports, clock)
         self._warned: set[str] = set()
 
     def answer(self, body: bytes, *, base: str, address: str) -> bytes | None:
@@ -59,6 +61,7 @@ class Answerer:
         4. A lease, if it needs one.
         5. The build it should run, if it runs another one.
         6. One signature. A report that came with the query is on the disk by then.
+        7. A report of a failure may halt the rollout.
 
         Args:
             body: The form that was posted.
@@ -81,13 +84,14 @@ class Answerer:
             return None
         signer = self._oats.get(now)
         answer = self._compose(query, laptop, view, now, base)
+        poll = _poll(query, laptop, answer, now, address)
         confirm = query.report is not None
-        ticket = self._reports.record(
-            _poll(query, laptop, answer, now, address), confirm=confirm
-        )
+        ticket = self._reports.record(poll, confirm=confirm)
         signed = signing.make_answer(answer, signer.sig01)
         if confirm:
             self._reports.wait(ticket)
+        if poll.attempt is not None and poll.listed:
+            self._brake.consider(poll.attempt)
         if _log.isEnabledFor(logging.INFO):
             _log.info("%s at %s: %s", query.serial, address, _told(query, answer))
         return signed

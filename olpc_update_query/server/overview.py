@@ -46,7 +46,9 @@ class Share(NamedTuple):
             words.append(f"from {moment(self.assignment.opens)}")
         if self.assignment.closes is not None:
             words.append(f"until {moment(self.assignment.closes)}")
-        if self.assignment.paused:
+        if self.assignment.halted:
+            words.append(f"(halted by the server: {self.assignment.halted})")
+        elif self.assignment.paused:
             words.append("(paused)")
         if not self.published:
             words.append("(not published!)")
@@ -237,6 +239,8 @@ def _share_json(share: Share) -> Json:
         "percent": assignment.percent,
         "others": assignment.others,
         "paused": assignment.paused,
+        "halt": assignment.halt,
+        "halted": assignment.halted,
         "opens": _time(assignment.opens),
         "closes": _time(assignment.closes),
         "published": share.published,

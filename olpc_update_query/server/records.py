@@ -18,6 +18,9 @@ MAX_EVENTS: Final = 100_000
 MAX_UNLISTED: Final = 10_000
 """Laptops that are not in laptops.csv, of which anybody can invent any number."""
 
+FIRST_FAILURE: Final = 20
+"""Exit codes below are about the network or this run, not about the build."""
+
 METADATA: Final = sa.MetaData()
 
 LAPTOPS: Final = sa.Table(
@@ -35,6 +38,9 @@ LAPTOPS: Final = sa.Table(
     sa.Column("ordered", sa.String(64)),
     sa.Column("stolen", sa.Boolean, nullable=False),
     sa.Column("report", sa.String(512)),
+    sa.Column("tried", sa.String(64), index=True),
+    sa.Column("code", sa.BigInteger),
+    sa.Column("tried_at", sa.BigInteger),
 )
 
 EVENTS: Final = sa.Table(
@@ -64,6 +70,23 @@ LEASES: Final = sa.Table(
 )
 
 
+class Attempt(NamedTuple):
+    """What a laptop says of its last attempt to install a build.
+
+    Attributes:
+        build: The build.
+        code: The exit code it ended with.
+    """
+
+    build: str
+    code: int
+
+    @property
+    def failed(self) -> bool:
+        """Whether the build is to blame, or may be; a bad link is not its fault."""
+        return self.code >= FIRST_FAILURE
+
+
 class Poll(NamedTuple):
     """A query that was answered.
 
@@ -91,6 +114,15 @@ class Poll(NamedTuple):
     stolen: bool = False
     report: Mapping[str, Json] | None = None
 
+    @property
+    def attempt(self) -> Attempt | None:
+        """What the report says of the last attempt, if it says which build it was."""
+        report = self.report or {}
+        build, code = report.get("build"), report.get("code")
+        if not isinstance(build, str) or not isinstance(code, int):
+            return None
+        return Attempt(build[:64], min(max(code, 0), 255))
+
 
 class State(NamedTuple):
     """The latest that is known of a laptop: its last poll, and since when how many."""
@@ -107,6 +139,9 @@ class State(NamedTuple):
     ordered: str | None
     stolen: bool
     report: str | None
+    tried: str | None
+    code: int | None
+    tried_at: int | None
 
     @property
     def result(self) -> str:
@@ -192,6 +227,7 @@ def _advance(before: State | None, poll: Poll) -> State:
     if poll.report is not None:
         # PostgreSQL keeps no NUL in a text
         report = canonical.encode(dict(poll.report)).decode().replace("\0", "")
+    tried = _last_attempt(before, poll, report)
     return State(
         serial=poll.serial,
         first=poll.asked if before is None else before.first,
@@ -205,7 +241,22 @@ def _advance(before: State | None, poll: Poll) -> State:
         ordered=poll.ordered,
         stolen=poll.stolen,
         report=report,
+        tried=tried[0],
+        code=tried[1],
+        tried_at=tried[2],
     )
+
+
+def _last_attempt(
+    before: State | None, poll: Poll, report: str | None
+) -> tuple[str | None, int | None, int | None]:
+    """Return the last attempt and when it was told first."""
+    if before is not None and (poll.attempt is None or before.report == report):
+        return before.tried, before.code, before.tried_at
+    if poll.attempt is None:
+        return None, None, None
+    build = poll.attempt.build.replace("\0", "")
+    return build, poll.attempt.code, poll.asked
 
 
 def _changes(before: State | None, now: State) -> Iterator[Event]:

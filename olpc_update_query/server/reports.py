@@ -25,6 +25,7 @@ from olpc_update_query.errors import DiskFailed
 from olpc_update_query.server.recorder import Recorder
 from olpc_update_query.server.records import (
     EVENTS,
+    FIRST_FAILURE,
     LAPTOPS,
     LEASES,
     METADATA,
@@ -122,6 +123,20 @@ class Reports:
             LAPTOPS.c.listed, LAPTOPS.c.asked >= time
         )
         return sum(count for (count,) in self._rows(query))
+
+    def attempts(self, build: str, since: int) -> tuple[int, int]:
+        """Return how many listed laptops tried a build, and how many of them failed.
+
+        Args:
+            build: The build.
+            since: When they told it first, at the earliest.
+        """
+        failed = sa.case((LAPTOPS.c.code >= FIRST_FAILURE, 1), else_=0)
+        query = sa.select(sa.func.count(), sa.func.sum(failed)).where(
+            LAPTOPS.c.listed, LAPTOPS.c.tried == build, LAPTOPS.c.tried_at >= since
+        )
+        ((tried, bad),) = self._rows(query)
+        return tried, bad or 0
 
     def unlisted(self, limit: int) -> list[State]:
         """Return laptops that are not in laptops.csv, newest first."""

@@ -22,6 +22,9 @@ FILE: Final = "rollout.toml"
 OPTED_OUT: Final = "none"
 """The stream of a laptop whose owner wants no automatic updates."""
 
+HALT: Final = 20
+"""How many percent of the laptops that tried a build may fail, if nothing is said."""
+
 
 class Kind(StrEnum):
     """What an assignment is for, most specific first."""
@@ -65,6 +68,9 @@ class Assignment:
         not_before: When it may be activated, None for at once.
         reboot: When the laptops restart into it.
         sticky: Whether they keep it when they make room.
+        halt: How many percent of those that tried the build may fail before the
+            server pauses it; 100 for never.
+        halted: Why the server has paused it.
         changed: When this was last changed.
         by: Who did.
     """
@@ -79,6 +85,8 @@ class Assignment:
     not_before: int | None = None
     reboot: Reboot = Reboot.NEVER
     sticky: bool = False
+    halt: int = HALT
+    halted: str | None = None
     changed: int | None = None
     by: str | None = None
 
@@ -192,7 +200,8 @@ def _apply(scope: Scope, assignment: Assignment, serial: str, now: int) -> Choic
     reason = f"assigned to {scope}"
     opens, closes = assignment.opens, assignment.closes
     if assignment.paused:
-        build, reason = None, f"the assignment to {scope} is paused"
+        why = f": {assignment.halted}" if assignment.halted else ""
+        build, reason = None, f"the assignment to {scope} is paused{why}"
     elif opens is not None and now < opens:
         build, reason = None, f"the assignment to {scope} is not open yet"
     elif closes is not None and now >= closes:
@@ -246,7 +255,7 @@ def _read_assignment(table: Table) -> Assignment:
     build = table.parsed("build", parse_build_id)
     if build is None:
         raise table.fault("build", "is missing")
-    percent = table.integer("percent", 0, 100)
+    percent, halt = (table.integer(key, 0, 100) for key in ("percent", "halt"))
     found = Assignment(
         build=build,
         percent=100 if percent is None else percent,
@@ -258,6 +267,8 @@ def _read_assignment(table: Table) -> Assignment:
         not_before=table.moment("not_before"),
         reboot=table.choice("reboot", Reboot, Reboot.NEVER),
         sticky=table.flag("sticky"),
+        halt=HALT if halt is None else halt,
+        halted=table.text("halted"),
         changed=table.moment("changed"),
         by=table.text("by"),
     )

@@ -15,6 +15,7 @@ from olpc_update_query.model.orders import Reboot
 from olpc_update_query.server.laptops import normal_serial
 from olpc_update_query.server.rollout import (
     FILE,
+    HALT,
     Assignment,
     Kind,
     Rollout,
@@ -66,8 +67,17 @@ def with_assignment(text: str, scope: Scope, assignment: Assignment | None) -> s
     return _edited(text, edit, replace(before, assignments=wanted))
 
 
-def with_pause(text: str, scope: Scope | None, *, paused: bool) -> str:
+def with_pause(
+    text: str, scope: Scope | None, *, paused: bool, now: int, by: str
+) -> str:
     """Pause or resume an assignment, or with no scope everything.
+
+    Args:
+        text: The file's text.
+        scope: Whose assignment.
+        paused: Whether to pause.
+        now: The present; failures before it count no more.
+        by: Who does it.
 
     Raises:
         NoAssignment: Nothing is assigned there.
@@ -79,7 +89,8 @@ def with_pause(text: str, scope: Scope | None, *, paused: bool) -> str:
         return _edited(text, edit, replace(before, paused=paused))
     if scope not in before.assignments:
         raise NoAssignment(FILE, f"nothing is assigned to {scope}")
-    changed = replace(before.assignments[scope], paused=paused)
+    found = before.assignments[scope]
+    changed = replace(found, paused=paused, halted=None, changed=now, by=by)
     return with_assignment(text, scope, changed)
 
 
@@ -154,6 +165,8 @@ def _fill(table: _Members, assignment: Assignment) -> None:
     _set(table, "not_before", _moment(assignment.not_before))
     _set(table, "reboot", None if never else str(assignment.reboot))
     _set(table, "sticky", assignment.sticky or None)
+    _set(table, "halt", None if assignment.halt == HALT else assignment.halt)
+    _set(table, "halted", assignment.halted)
     _set(table, "changed", _moment(assignment.changed))
     _set(table, "by", assignment.by)
 

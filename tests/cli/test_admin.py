@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server.records import Poll
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
+from olpc_update_query.server.rollout_text import with_assignment
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.files import replace_file
 from olpc_update_query.system.host import SystemClock
@@ -290,6 +292,21 @@ def test_everything_can_be_said_of_an_assignment(shell: Shell, site: Site) -> No
     assert not site.rollout().assignments[DEFAULT].allow_downgrade
     shell.good("assign", site.path, "--build", "760")
     assert not site.rollout().assignments[DEFAULT].sticky
+
+
+def test_what_the_server_halted_is_shown_and_resumed(shell: Shell, site: Site) -> None:
+    shell.good("assign", site.path, "--build", "762", "--halt", "10")
+    found = site.rollout().assignments[DEFAULT]
+    assert found.halt == 10
+    halted = replace(found, paused=True, halted="3 of 9 laptops failed", changed=1)
+    site.save_rollout(with_assignment(site.rollout_text(), DEFAULT, halted))
+    assert "halted by the server: 3 of 9" in shell.good("status", site.path)
+    assert "resume" in shell.run("assign", site.path, "--build", "762").err
+    shell.good("resume", site.path)
+    found = site.rollout().assignments[DEFAULT]
+    assert (found.paused, found.halted, found.halt) == (False, None, 10)
+    assert found.changed is not None
+    assert found.changed > 1
 
 
 def test_a_window_opens_and_closes(shell: Shell, site: Site) -> None:

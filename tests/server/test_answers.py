@@ -525,3 +525,77 @@ def test_the_keys_of_answers_and_leases_are_not_mixed_up(school: School) -> None
     assert raw.count(oats.encode()) == 1
     assert raw.count(lease.encode()) == 1
     assert raw.index(lease.encode()) < raw.index(oats.encode())
+
+
+# --- the brake -------------------------------------------------------------
+
+CLASS = [f"SHC{number:08X}" for number in range(10)]
+
+
+def tell(school: School, serial: str, code: int, build: str = NEW) -> None:
+    report: dict[str, canonical.Json]
+    report = {"build": build, "code": code, "free": 9, "result": f"code {code}"}
+    query = Query(serial, NONCE, build=OLD, report=report)
+    assert school.raw(query) is not None
+
+
+@pytest.fixture
+def trying(school: School) -> School:
+    list_laptops(school.site, *(Laptop(serial) for serial in CLASS))
+    assign(school.site, DEFAULT, Assignment(NEW, changed=NOW))
+    return school
+
+
+@pytest.mark.parametrize(
+    ("codes", "halted"),
+    [
+        pytest.param([30] * 4, None, id="too few"),
+        pytest.param([0, 0, 0, 0, 30], None, id="just the share"),
+        pytest.param([0, 0, 0, 30, 30], "2 of 5 laptops failed", id="too many"),
+        pytest.param([30] * 5, "5 of 5 laptops failed", id="all"),
+        pytest.param([10, 11, 12, 14, 15, 5], None, id="bad links"),
+        pytest.param([30] * 5 + [0] * 5, "5 of 5 laptops failed", id="stays halted"),
+    ],
+)
+def test_a_build_that_fails_is_halted(
+    trying: School, codes: list[int], halted: str | None
+) -> None:
+    for serial, code in zip(CLASS, codes, strict=False):
+        tell(trying, serial, code)
+    found = trying.site.rollout().assignments[DEFAULT]
+    assert (found.paused, found.halted) == (halted is not None, halted)
+    log = trying.site.path / "changes.log"
+    text = log.read_text() if log.exists() else ""
+    assert text.count("the server: halt build 762") == (halted is not None)
+
+
+def test_only_what_was_told_since_the_change_counts(trying: School) -> None:
+    assign(trying.site, DEFAULT, Assignment(NEW, changed=NOW + 1))
+    for serial in CLASS:
+        tell(trying, serial, 30)
+    assert not trying.site.rollout().assignments[DEFAULT].paused
+    trying.clock.time += 1
+    for serial in CLASS:
+        tell(trying, serial, 30)  # what was told before is not told anew
+    assert not trying.site.rollout().assignments[DEFAULT].paused
+    for serial in CLASS:
+        tell(trying, serial, 31)
+    assert trying.site.rollout().assignments[DEFAULT].halted
+
+
+def test_other_builds_and_strangers_do_not_count(trying: School) -> None:
+    for serial in CLASS:
+        tell(trying, serial, 30, build=OLD)
+        tell(trying, f"CSN{serial[3:]}", 30)
+    assert not trying.site.rollout().assignments[DEFAULT].paused
+
+
+def test_a_rollout_that_cannot_be_written_stops_no_answer(
+    trying: School, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = 'stream.a.build = "2"\ndefault.build = "762"\n'
+    trying.site.save_rollout(text)
+    for serial in CLASS:
+        tell(trying, serial, 30)
+    if not trying.site.rollout().assignments[DEFAULT].halted:
+        assert "cannot be paused" in caplog.text

@@ -220,6 +220,8 @@ closes = 2027-01-16T08:00:00Z
 not_before = 2027-01-15T08:00:00Z
 reboot = "idle"
 sticky = true
+halt = 5
+halted = "2 of 7 laptops failed"
 changed = 2027-01-15T10:00:00+02:00
 by = "maria"
 """
@@ -238,6 +240,8 @@ def test_every_key_is_read() -> None:
             not_before=1_800_000_000,
             reboot=Reboot.IDLE,
             sticky=True,
+            halt=5,
+            halted="2 of 7 laptops failed",
             changed=1_800_000_000,
             by="maria",
         )
@@ -320,6 +324,8 @@ RICH = Assignment(
     not_before=NOW,
     reboot=Reboot.NOW,
     sticky=True,
+    halt=0,
+    halted="1 of 5",
     changed=1_700_000_000,
     by='a "b"',
 )
@@ -356,8 +362,8 @@ def test_comments_survive_edits(layout: str) -> None:
     text = LAYOUTS[layout]
     for scope in SCOPES:
         text = with_assignment(text, scope, RICH)
-    text = with_pause(text, None, paused=True)
-    text = with_pause(text, DEFAULT, paused=False)
+    text = with_pause(text, None, paused=True, now=NOW, by="ana")
+    text = with_pause(text, DEFAULT, paused=False, now=NOW, by="ana")
     for comment in ("# one", "# two", "# three", "# four"):
         assert text.count(comment) == 1
 
@@ -372,13 +378,20 @@ def test_a_serial_number_in_lower_case_is_the_same_laptop() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_everything_is_paused_and_resumed(layout: str) -> None:
     before = parse_rollout(LAYOUTS[layout].encode())
-    paused = with_pause(LAYOUTS[layout], None, paused=True)
+    paused = with_pause(LAYOUTS[layout], None, paused=True, now=NOW, by="ana")
     assert parse_rollout(paused.encode()) == replace(before, paused=True)
-    assert parse_rollout(with_pause(paused, None, paused=False).encode()) == before
+    assert (
+        parse_rollout(
+            with_pause(paused, None, paused=False, now=NOW, by="ana").encode()
+        )
+        == before
+    )
 
 
 def test_one_assignment_is_paused() -> None:
-    text = with_pause(LAYOUTS["tables"], Scope(Kind.STREAM, "a"), paused=True)
+    text = with_pause(
+        LAYOUTS["tables"], Scope(Kind.STREAM, "a"), paused=True, now=NOW, by="ana"
+    )
     found = parse_rollout(text.encode()).assignments
     assert found[Scope(Kind.STREAM, "a")].paused
     assert not found[DEFAULT].paused
@@ -387,7 +400,7 @@ def test_one_assignment_is_paused() -> None:
 def test_what_is_not_assigned_is_neither_paused_nor_removed() -> None:
     nobody = Scope(Kind.GROUP, "7C")
     with pytest.raises(NoAssignment, match="group 7C"):
-        with_pause(EMPTY, nobody, paused=True)
+        with_pause(EMPTY, nobody, paused=True, now=NOW, by="ana")
     with pytest.raises(NoAssignment, match="every other laptop"):
         with_assignment(EMPTY, DEFAULT, None)
 
