@@ -1,5 +1,6 @@
 """The laptops of a site: import, list, show, their leases, the stolen ones."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,11 +23,13 @@ from olpc_update_query.server.laptops import (
     Laptop,
     import_rows,
     normal_serial,
+    parse_group,
     read_rows,
 )
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.host import SystemClock
 
+MOST_WAITING = 1000
 SERIAL = click.argument("serial", metavar="SERIAL")
 
 
@@ -112,6 +115,70 @@ def show(site: Path, serial: str, as_json: bool) -> None:
     from olpc_update_query.cli.admin_tables import show_facts
 
     show_facts(facts)
+
+
+@laptops.command()
+@SITE
+@click.argument("serials", nargs=-1, metavar="[SERIAL...]")
+@click.option("--all", "everybody", is_flag=True, help="All that have asked.")
+@click.option("--group", help="The group they belong to from now on.")
+def approve(
+    site: Path, serials: tuple[str, ...], everybody: bool, group: str | None
+) -> None:
+    """List laptops that have asked and are not in laptops.csv yet.
+
+    Without a SERIAL and without --all it shows which they are. They get no lease before
+    laptops.csv has their uuid, too.
+    """
+    from olpc_update_query.cli.admin_tables import show_table
+
+    opened = open_site(site)
+    waiting = _waiting(opened)
+    if not waiting and not serials:
+        say("No laptop is waiting.")
+        return
+    if not serials and not everybody:
+        show_table(("SERIAL", "ASKED (UTC)", "FROM", "RUNS"), waiting)
+        say(f"Next: {PROGRAM} laptops approve {site} SERIAL")
+        return
+    known = {row[0] for row in waiting}
+    for serial in serials:
+        if serial not in known:
+            raise UnknownLaptop(
+                f"laptop {plain(serial)}", "has not asked, or is listed"
+            )
+    chosen = sorted(known) if everybody else list(serials)
+    cells = {} if group is None else {"group": _group(group)}
+    with opened.change(who(), f"approve {len(chosen)} laptops"):
+        rows = dict.fromkeys(chosen, cells)
+        opened.save_laptops(import_rows(opened.laptops(), rows).laptops)
+    for serial in chosen:
+        say(f"{serial} is listed now.")
+    suggest(opened)
+
+
+def _group(name: str) -> str:
+    try:
+        return parse_group(name)
+    except Malformed as error:
+        raise click.BadParameter(error.reason, param_hint="--group") from error
+
+
+def _waiting(site: Site) -> list[Sequence[str]]:
+    """Return who asked and is not listed: serial number, when, from where, build."""
+    from olpc_update_query.server.overview import moment
+    from olpc_update_query.server.reports import Reports
+
+    reports, listed = Reports(site.reports), site.laptops()
+    try:
+        found = reports.unlisted(MOST_WAITING)
+    finally:
+        reports.close()
+    return [
+        (state.serial, moment(state.asked), state.address, state.build or "")
+        for state in found
+        if state.serial not in listed
+    ]
 
 
 @click.command()

@@ -17,9 +17,9 @@ from olpc_update_query.cli.admin_console import (
     who,
 )
 from olpc_update_query.cli.admin_site import read_build
-from olpc_update_query.errors import Malformed
+from olpc_update_query.errors import Malformed, NoAssignment
 from olpc_update_query.model.orders import Reboot
-from olpc_update_query.model.wire import BuildId
+from olpc_update_query.model.wire import BuildId, parse_build_id
 from olpc_update_query.server.laptops import normal_serial, parse_group, parse_stream
 from olpc_update_query.server.rollout import (
     DEFAULT,
@@ -210,6 +210,41 @@ def unassign(
     say(f"Next: {PROGRAM} status {site}")
 
 
+@click.command()
+@SITE
+@click.argument("serial", metavar="SERIAL")
+@click.option("--clear", is_flag=True, help="Let it follow the others again.")
+def pin(site: Path, serial: str, clear: bool) -> None:
+    """Let one laptop keep the build that it runs, whatever the others are told."""
+    opened = open_site(site)
+    scope = _scope(None, None, serial) or DEFAULT
+    kept = None if clear else Assignment(_running(opened, scope.name))
+    what = "unpin" if kept is None else f"pin to build {kept.build}"
+    with opened.change(who(), f"{what} {scope}"):
+        if kept is not None:
+            kept = replace(kept, changed=SystemClock().now(), by=who())
+        opened.save_rollout(with_assignment(opened.rollout_text(), scope, kept))
+    if kept is None:
+        say(f"{scope.name} follows the others again.")
+    else:
+        say(f"{scope.name} keeps build {kept.build}.")
+        say(f"Next: `{PROGRAM} pin {site} {scope.name} --clear` takes that back.")
+
+
+def _running(site: Site, serial: str) -> BuildId:
+    """Return the build that a laptop said it runs."""
+    from olpc_update_query.server.reports import Reports
+
+    reports = Reports(site.reports)
+    try:
+        state = reports.state(serial)
+    finally:
+        reports.close()
+    if state is None or state.build is None:
+        raise NoAssignment(f"laptop {serial}", "has not said which build it runs")
+    return parse_build_id(state.build)
+
+
 def _pause(site: Path, scope: Scope | None, *, paused: bool) -> None:
     opened = open_site(site)
     what = "everything" if scope is None else str(scope)
@@ -254,4 +289,4 @@ def resume(
     _pause(site, _scope(stream, group, serial), paused=False)
 
 
-COMMANDS = (assign, unassign, pause, resume)
+COMMANDS = (assign, unassign, pin, pause, resume)

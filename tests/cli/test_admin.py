@@ -309,6 +309,42 @@ def test_what_the_server_halted_is_shown_and_resumed(shell: Shell, site: Site) -
     assert found.changed > 1
 
 
+def test_laptops_that_ask_are_approved(shell: Shell, site: Site) -> None:
+    assert "No laptop is waiting" in shell.good("laptops", "approve", site.path)
+    reports = Reports(site.path / "reports.db")
+    for serial in ("CSN74902B22", "CSN74902B23", SERIAL):
+        reports.record(Poll(serial, 1_800_000_000, "10.0.0.7", listed=serial == SERIAL))
+    reports.close()
+    shown = shell.good("laptops", "approve", site.path).splitlines()
+    assert sorted(line.split()[0] for line in shown[1:3]) == [
+        "CSN74902B22",
+        "CSN74902B23",
+    ]
+    shell.bad(errors.UnknownLaptop, "laptops", "approve", site.path, SERIAL)
+    shell.good("laptops", "approve", site.path, "CSN74902B23", "--group", "5B")
+    assert site.laptops()["CSN74902B23"].group == "5B"
+    assert "CSN74902B22" not in site.laptops()
+    shell.good("laptops", "approve", site.path, "--all")
+    assert site.laptops()["CSN74902B22"].group is None
+    assert "approve 1 laptops" in (site.path / "changes.log").read_text()
+
+
+def test_a_laptop_is_pinned_to_what_it_runs(shell: Shell, site: Site) -> None:
+    shell.bad(errors.NoAssignment, "pin", site.path, SERIAL)
+    reports = Reports(site.path / "reports.db")
+    reports.record(Poll(SERIAL, 1_800_000_000, "10.0.0.7", build="760"))
+    reports.close()
+    assert "760" in shell.good("pin", site.path, SERIAL)
+    scope = Scope(Kind.SERIAL, SERIAL)
+    assert site.rollout().assignments[scope].build == "760"
+    shell.good("assign", site.path, "--build", "762")
+    assert '"to_run": "760"' in shell.good(
+        "laptops", "show", site.path, SERIAL, "--json"
+    )
+    shell.good("pin", site.path, SERIAL, "--clear")
+    assert scope not in site.rollout().assignments
+
+
 def test_a_window_opens_and_closes(shell: Shell, site: Site) -> None:
     words = "--opens 2027-01-15T08:00 --closes 2027-01-16T08:00:00Z"
     out = shell.good("assign", site.path, "--build", "762", *words.split())
