@@ -5,8 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from olpc_update_query.cli.admin_console import plain, say
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.server.overview import Overview, Row, moment
+from olpc_update_query.server.records import Concern
 
 _SHOWN = 30
+_TROUBLES = {
+    Concern.FAILING: "FAILING: {} could not update when they last tried:",
+    Concern.STUCK: "STUCK: {} have been told for three days to update, and have not:",
+    Concern.ENDING: "LEASES ENDING: {} within a week, or already:",
+    Concern.OVERDUE: "SILENT: {} have not asked for days:",
+}
 
 
 def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -32,6 +39,12 @@ def show_overview(view: Overview) -> None:
     say()
     _show_shares(view)
     _show_running(view)
+    for trouble in view.troubles:
+        told = _TROUBLES[trouble.concern].format(trouble.number)
+        _show_rows(told, trouble.rows)
+    if view.silent:
+        say()
+        say(f"{view.silent} of the listed laptops have never asked.")
     _show_rows("Who asked last:", view.latest)
     _show_rows("Not in laptops.csv:", view.unlisted)
 
@@ -43,6 +56,8 @@ def _show_shares(view: Overview) -> None:
         changed, by = share.assignment.changed, share.assignment.by
         when = f"  [{moment(changed)} {by or ''}".rstrip() + "]" if changed else ""
         say(plain(f"{share.whom}: {share.text}{when}"))
+        whole, running, failed, told = share.progress
+        say(f"  {running} of {whole} run it, {told} are told to, {failed} failed")
 
 
 def _show_running(view: Overview) -> None:

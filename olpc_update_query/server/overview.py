@@ -10,15 +10,45 @@ from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import NEVER_EXPIRES
 from olpc_update_query.model.wire import format_time
 from olpc_update_query.server.laptops import Laptop
-from olpc_update_query.server.records import State
+from olpc_update_query.server.records import FIRST_FAILURE, Concern, Position, State
 from olpc_update_query.server.reports import Reports
-from olpc_update_query.server.rollout import Assignment, Scope
+from olpc_update_query.server.rollout import Assignment, Rollout, Scope
 from olpc_update_query.server.site import DAY, Site
 
 LATEST: Final = 200
 """How many laptops are listed."""
 
 _SAID: Final = ("asked", "polls", "address", "build", "ordered", "lease")
+
+
+class Progress(NamedTuple):
+    """How far the laptops of an assignment are.
+
+    Attributes:
+        whole: Listed laptops that it decides for.
+        running: Those that run its build.
+        failed: Those that tried it and failed.
+        told: Those that are told to run it and do not yet.
+    """
+
+    whole: int = 0
+    running: int = 0
+    failed: int = 0
+    told: int = 0
+
+
+class Trouble(NamedTuple):
+    """Laptops that somebody should look at.
+
+    Attributes:
+        concern: Why.
+        number: How many there are.
+        rows: The first of them.
+    """
+
+    concern: Concern
+    number: int
+    rows: list["Row"]
 
 
 class Share(NamedTuple):
@@ -28,11 +58,13 @@ class Share(NamedTuple):
         whom: For whom it is.
         assignment: The assignment.
         published: Whether the build is there.
+        progress: How many laptops it is for, and how far they are.
     """
 
     whom: Scope
     assignment: Assignment
     published: bool
+    progress: Progress
 
     @property
     def text(self) -> str:
@@ -95,6 +127,8 @@ class Overview(NamedTuple):
         running: How many laptops run which build; an empty name: not said.
         paused: Whether all updates are paused.
         shares: The assignments.
+        troubles: The laptops that somebody should look at.
+        silent: How many listed laptops have never asked.
         latest: The laptops that asked last.
         unlisted: Laptops that asked and are not in laptops.csv.
         problems: What is wrong.
@@ -110,6 +144,8 @@ class Overview(NamedTuple):
     running: Mapping[str, int]
     paused: bool
     shares: list[Share]
+    troubles: list[Trouble]
+    silent: int
     latest: list[Row]
     unlisted: list[Row]
     problems: list[str]
@@ -123,12 +159,20 @@ class Overview(NamedTuple):
                 "listed": self.listed,
                 "asked_today": self.today,
                 "asked_this_week": self.week,
+                "never_asked": self.silent,
                 "stolen": self.stolen,
             },
             "builds": list(self.builds),
             "running": dict(self.running),
             "paused": self.paused,
             "assignments": [_share_json(share) for share in self.shares],
+            "concerns": {
+                str(trouble.concern): {
+                    "laptops": trouble.number,
+                    "first": [_row_json(row) for row in trouble.rows],
+                }
+                for trouble in self.troubles
+            },
             "latest": [_row_json(row) for row in self.latest],
             "unlisted": [_row_json(row) for row in self.unlisted],
             "problems": list(self.problems),
@@ -148,14 +192,21 @@ def look(site: Site, reports: Reports, now: int) -> Overview:
         DiskFailed: The reports cannot be read.
     """
     reports.flush()
-    laptops, rollout = site.laptops(), site.rollout()
+    laptops, rollout, settings = site.laptops(), site.rollout(), site.settings()
     builds = site.build_names()
+    positions = reports.positions()
+    progress = _progress(rollout, laptops, positions, now)
     shares = [
-        Share(scope, assignment, assignment.build in builds)
+        Share(scope, assignment, assignment.build in builds, progress[scope])
         for scope, assignment in sorted(rollout.assignments.items())
     ]
+    troubles = []
+    for concern in Concern:
+        number, states = reports.of_concern(concern, now, settings.interval, LATEST)
+        rows = [_row(state, laptops) for state in states]
+        troubles.append(Trouble(concern, number, rows))
     return Overview(
-        site=site.settings().name,
+        site=settings.name,
         time=now,
         listed=len(laptops),
         today=reports.asked_since(now - DAY),
@@ -165,10 +216,37 @@ def look(site: Site, reports: Reports, now: int) -> Overview:
         running=reports.running(),
         paused=rollout.paused,
         shares=shares,
+        troubles=troubles,
+        silent=len(laptops.keys() - positions.keys()),
         latest=[_row(state, laptops) for state in reports.latest(LATEST)],
         unlisted=[_row(state, laptops) for state in reports.unlisted(LATEST)],
         problems=site.problems(),
     )
+
+
+def _progress(
+    rollout: Rollout,
+    laptops: Mapping[str, Laptop],
+    positions: Mapping[str, Position],
+    now: int,
+) -> dict[Scope, Progress]:
+    """Count the listed laptops of each assignment."""
+    found = dict.fromkeys(rollout.assignments, Progress())
+    for laptop in laptops.values():
+        choice = rollout.choose(laptop.serial, laptop.group, laptop.stream, now)
+        if choice.scope is None or choice.assignment is None:
+            continue
+        build = choice.assignment.build
+        runs, tried, code = positions.get(laptop.serial, (None, None, None))
+        is_there, before = runs == build, found[choice.scope]
+        failed = not is_there and tried == build and (code or 0) >= FIRST_FAILURE
+        found[choice.scope] = Progress(
+            before.whole + 1,
+            before.running + is_there,
+            before.failed + failed,
+            before.told + (choice.build == build and not is_there and not failed),
+        )
+    return found
 
 
 def look_at(site: Site, reports: Reports, laptop: Laptop, now: int) -> dict[str, Json]:
@@ -244,6 +322,9 @@ def _share_json(share: Share) -> Json:
         "opens": _time(assignment.opens),
         "closes": _time(assignment.closes),
         "published": share.published,
+        "laptops": share.progress.whole,
+        "running": share.progress.running,
+        "failed": share.progress.failed,
         "changed": _time(assignment.changed),
         "by": assignment.by,
     }

@@ -6,6 +6,7 @@ leases. Plain SQLAlchemy Core, the same for SQLite and PostgreSQL.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from sqlalchemy.engine import Connection
 from olpc_update_query.model import canonical
 from olpc_update_query.model.canonical import Json
 
+DAY: Final = 24 * 3600
 MAX_EVENTS: Final = 100_000
 MAX_UNLISTED: Final = 10_000
 """Laptops that are not in laptops.csv, of which anybody can invent any number."""
@@ -41,6 +43,7 @@ LAPTOPS: Final = sa.Table(
     sa.Column("tried", sa.String(64), index=True),
     sa.Column("code", sa.BigInteger),
     sa.Column("tried_at", sa.BigInteger),
+    sa.Column("ordered_at", sa.BigInteger),
 )
 
 EVENTS: Final = sa.Table(
@@ -142,6 +145,7 @@ class State(NamedTuple):
     tried: str | None
     code: int | None
     tried_at: int | None
+    ordered_at: int | None
 
     @property
     def result(self) -> str:
@@ -151,6 +155,49 @@ class State(NamedTuple):
         found = json.loads(self.report, strict=False)
         result = found.get("result", "")
         return result if isinstance(result, str) else ""
+
+
+class Concern(StrEnum):
+    """Why somebody should look at a laptop, the worst first.
+
+    ``failing``: its last attempt to update failed. ``stuck``: it has been told for
+    days to run a build and does not. ``ending``: its lease ends within days, or has.
+    ``overdue``: it has not asked for days.
+    """
+
+    FAILING = "failing"
+    STUCK = "stuck"
+    ENDING = "ending"
+    OVERDUE = "overdue"
+
+
+STUCK_AFTER: Final = 3 * DAY
+OVERDUE_AFTER: Final = 4 * DAY
+"""A long weekend; at least three times the interval as well."""
+ENDING_BEFORE: Final = 7 * DAY
+
+
+def is_of_concern(
+    concern: Concern, now: int, interval: int
+) -> "sa.ColumnElement[bool]":
+    """Return the condition of a concern.
+
+    Args:
+        concern: Which.
+        now: The present.
+        interval: How often laptops ask, in seconds.
+    """
+    of, patience = LAPTOPS.c, max(OVERDUE_AFTER, 3 * interval)
+    match concern:
+        case Concern.FAILING:
+            return of.listed & (of.code >= FIRST_FAILURE)
+        case Concern.STUCK:
+            late = of.ordered_at <= now - STUCK_AFTER
+            return of.listed & of.ordered.is_not(None) & late
+        case Concern.ENDING:
+            return of.listed & (of.lease_expiry < now + ENDING_BEFORE)
+        case Concern.OVERDUE:
+            return of.listed & (of.asked < now - patience)
 
 
 class Event(NamedTuple):
@@ -188,6 +235,9 @@ class StoredLease(NamedTuple):
     expiry: int
     line: str
 
+
+Position: TypeAlias = tuple[str | None, str | None, int | None]
+"""The build a laptop runs, the one it tried last, and the exit code of that."""
 
 Record: TypeAlias = Poll | StoredLease | Event
 
@@ -244,6 +294,9 @@ def _advance(before: State | None, poll: Poll) -> State:
         tried=tried[0],
         code=tried[1],
         tried_at=tried[2],
+        ordered_at=before.ordered_at
+        if before is not None and before.ordered == poll.ordered
+        else poll.asked,
     )
 
 

@@ -29,11 +29,14 @@ from olpc_update_query.server.records import (
     LAPTOPS,
     LEASES,
     METADATA,
+    Concern,
     Event,
     Poll,
+    Position,
     Record,
     State,
     StoredLease,
+    is_of_concern,
     trim,
     write_leases,
     write_polls,
@@ -123,6 +126,30 @@ class Reports:
             LAPTOPS.c.listed, LAPTOPS.c.asked >= time
         )
         return sum(count for (count,) in self._rows(query))
+
+    def of_concern(
+        self, concern: Concern, now: int, interval: int, limit: int
+    ) -> tuple[int, list[State]]:
+        """Return how many laptops somebody should look at, and the first of them."""
+        wanted = is_of_concern(concern, now, interval)
+        query = sa.select(LAPTOPS).where(wanted).order_by(LAPTOPS.c.asked.desc())
+        ((count,),) = self._rows(
+            sa.select(sa.func.count()).select_from(LAPTOPS).where(wanted)
+        )
+        return count, [State(*row) for row in self._rows(query.limit(limit))]
+
+    def positions(self) -> dict[str, Position]:
+        """Return by serial number what each runs, what it tried last, and its code."""
+        columns = (LAPTOPS.c[name] for name in ("serial", "build", "tried", "code"))
+        rows = self._rows(sa.select(*columns))
+        return {serial: (build, tried, code) for serial, build, tried, code in rows}
+
+    def search(self, text: str, limit: int) -> list[State]:
+        """Return laptops whose serial number contains a text, newest first."""
+        upper = sa.func.upper(LAPTOPS.c.serial)
+        found = upper.contains(text.upper(), autoescape=True)
+        query = sa.select(LAPTOPS).where(found).order_by(LAPTOPS.c.asked.desc())
+        return [State(*row) for row in self._rows(query.limit(limit))]
 
     def attempts(self, build: str, since: int) -> tuple[int, int]:
         """Return how many listed laptops tried a build, and how many of them failed.

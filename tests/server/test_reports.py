@@ -12,11 +12,13 @@ from olpc_update_query.errors import DiskFailed, NotPermitted
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server import records, reports
-from olpc_update_query.server.overview import look, look_at
+from olpc_update_query.server.laptops import Laptop
+from olpc_update_query.server.overview import Progress, look, look_at
 from olpc_update_query.server.recorder import Recorder
 from olpc_update_query.server.records import Event, Poll, StoredLease
 from olpc_update_query.server.reports import Reports
-from olpc_update_query.server.rollout import DEFAULT, Assignment
+from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
+from olpc_update_query.server.site import DAY
 from tests.keys import SERIAL, UUID
 from tests.server.sites import (
     LAPTOP,
@@ -372,6 +374,7 @@ def test_the_overview_tells_who_runs_what(kept: Reports, tmp_path: Path) -> None
         "listed": 2,
         "asked_today": 1,
         "asked_this_week": 2,
+        "never_asked": 0,
         "stolen": 1,
     }
     latest = found["latest"]
@@ -393,6 +396,96 @@ def test_the_overview_tells_who_runs_what(kept: Reports, tmp_path: Path) -> None
     }
     assert "uuid" not in str(found)
     assert UUID not in str(found)
+
+
+GOOD = Poll(SERIAL, NOW, "10.0.0.7", build="762", lease_expiry=NOW + 9 * DAY)
+FAILED: dict[str, Json] = {"build": "762", "code": 30, "result": "it is damaged"}
+
+
+@pytest.mark.parametrize(
+    ("polls", "concerns"),
+    [
+        pytest.param([GOOD], set(), id="all is well"),
+        pytest.param([GOOD._replace(report=FAILED)], {"failing"}, id="failed"),
+        pytest.param(
+            [GOOD._replace(report=FAILED | {"code": 14})], set(), id="no link"
+        ),
+        pytest.param(
+            [GOOD._replace(report=FAILED), GOOD._replace(report=FAILED | {"code": 0})],
+            set(),
+            id="failed and mended",
+        ),
+        pytest.param(
+            [GOOD._replace(ordered="763"), GOOD._replace(ordered="763")],
+            set(),
+            id="told just now",
+        ),
+        pytest.param(
+            [
+                GOOD._replace(asked=NOW - 3 * DAY, ordered="763"),
+                GOOD._replace(ordered="763"),
+            ],
+            {"stuck"},
+            id="told for three days",
+        ),
+        pytest.param(
+            [
+                GOOD._replace(asked=NOW - 3 * DAY, ordered="763"),
+                GOOD._replace(ordered="764"),
+            ],
+            set(),
+            id="told something else",
+        ),
+        pytest.param(
+            [GOOD._replace(lease_expiry=NOW + 7 * DAY - 1)], {"ending"}, id="lease ends"
+        ),
+        pytest.param([GOOD._replace(asked=NOW - 4 * DAY)], set(), id="a long weekend"),
+        pytest.param(
+            [GOOD._replace(asked=NOW - 4 * DAY - 1)], {"overdue"}, id="not asked"
+        ),
+        pytest.param(
+            [GOOD._replace(report=FAILED, listed=False)], set(), id="a stranger"
+        ),
+    ],
+)
+def test_whom_somebody_should_look_at(
+    kept: Reports, tmp_path: Path, polls: list[Poll], concerns: set[str]
+) -> None:
+    site = make_site(tmp_path)
+    list_laptops(site, LAPTOP)
+    write(kept, *polls)
+    view = look(site, kept, NOW)
+    assert {trouble.concern for trouble in view.troubles if trouble.number} == concerns
+    assert all(len(trouble.rows) == trouble.number for trouble in view.troubles)
+
+
+def test_how_far_a_rollout_is(kept: Reports, tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    names = ("RUNS", "FAILED", "TOLD", "SILENT", "OTHER")
+    list_laptops(site, *(Laptop(name) for name in names), Laptop("IN5B", group="5B"))
+    assign(site, DEFAULT, Assignment(parse_build_id("762")))
+    assign(site, Scope(Kind.GROUP, "5B"), Assignment(parse_build_id("763")))
+    write(
+        kept,
+        GOOD._replace(serial="RUNS", report=FAILED),
+        GOOD._replace(serial="FAILED", build="760", report=FAILED),
+        GOOD._replace(serial="TOLD", build="760"),
+        GOOD._replace(serial="OTHER", build="760", report=FAILED | {"build": "761"}),
+    )
+    view = look(site, kept, NOW)
+    assert view.silent == 2
+    assert {share.whom.name: share.progress for share in view.shares} == {
+        "": Progress(whole=5, running=1, failed=1, told=3),
+        "5B": Progress(whole=1, told=1),
+    }
+
+
+def test_a_search_takes_no_wildcards(kept: Reports) -> None:
+    write(kept, GOOD, GOOD._replace(serial="A_B%C"))
+    assert [state.serial for state in kept.search(SERIAL[3:].lower(), 9)] == [SERIAL]
+    assert [state.serial for state in kept.search("_b%", 9)] == ["A_B%C"]
+    assert kept.search("%", 9) == kept.search("_", 9)
+    assert len(kept.search("", 1)) == 1
 
 
 def test_one_laptop_is_told_in_full(kept: Reports, tmp_path: Path) -> None:

@@ -22,7 +22,14 @@ from olpc_update_query.server.rollout import (
 from olpc_update_query.server.rsyncd import configuration, served_builds
 from olpc_update_query.server.site import Settings, parse_settings
 from tests.keys import SERIAL, UUID
-from tests.server.sites import NOW, add_build, assign, make_site
+from tests.server.sites import (
+    LAPTOP,
+    NOW,
+    add_build,
+    assign,
+    list_laptops,
+    make_site,
+)
 
 TEXT = (Path(__file__).parents[2] / "docs/server.md").read_text()
 
@@ -95,6 +102,7 @@ def test_status_json(tmp_path: Path) -> None:
     add_build(site, "762")
     assign(site, DEFAULT, Assignment(parse_build_id("762")))
     reports = Reports(tmp_path / "reports.db")
+    list_laptops(site, LAPTOP)
     reports.record(Poll(SERIAL, NOW, "10.0.0.7"))
     view = look(site, reports, NOW).to_json()
     reports.close()
