@@ -19,6 +19,7 @@ from olpc_update_query.errors import (
 )
 from olpc_update_query.server.keys import private_path
 from olpc_update_query.server.site import Site
+from olpc_update_query.server.steer import Actor
 from olpc_update_query.system.host import SystemClock
 from olpc_update_query.trust.keys import Role
 
@@ -70,6 +71,11 @@ def who() -> str:
     """Return who is working, for the log of changes."""
     name = os.environ.get("SUDO_USER") or _login()
     return plain(name).replace(" ", "_") or "?"
+
+
+def actor() -> Actor:
+    """Return who is working, and when."""
+    return Actor(who(), SystemClock().now())
 
 
 def _login() -> str:

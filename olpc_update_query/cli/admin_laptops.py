@@ -10,6 +10,7 @@ from olpc_update_query.cli.admin_console import (
     AS_JSON,
     PROGRAM,
     SITE,
+    actor,
     note,
     open_site,
     plain,
@@ -19,6 +20,7 @@ from olpc_update_query.cli.admin_console import (
     who,
 )
 from olpc_update_query.errors import Malformed, UnknownLaptop
+from olpc_update_query.server import steer
 from olpc_update_query.server.laptops import (
     Laptop,
     import_rows,
@@ -148,10 +150,7 @@ def approve(
                 f"laptop {plain(serial)}", "has not asked, or is listed"
             )
     chosen = sorted(known) if everybody else list(serials)
-    cells = {} if group is None else {"group": _group(group)}
-    with opened.change(who(), f"approve {len(chosen)} laptops"):
-        rows = dict.fromkeys(chosen, cells)
-        opened.save_laptops(import_rows(opened.laptops(), rows).laptops)
+    steer.approve(opened, actor(), chosen, None if group is None else _group(group))
     for serial in chosen:
         say(f"{serial} is listed now.")
     suggest(opened)
@@ -224,9 +223,7 @@ def stolen(site: Path, serial: str, clear: bool) -> None:
     opened = open_site(site)
     known = _find(opened, serial)
     what = "no longer stolen" if clear else "stolen"
-    with opened.change(who(), f"{known.serial} is {what}"):
-        marked = _find(opened, serial)._replace(stolen=not clear)
-        opened.save_laptops({**opened.laptops(), marked.serial: marked})
+    marked = steer.mark_stolen(opened, actor(), known.serial, stolen=not clear)
     say(f"{marked.serial} is marked {what}.")
     if clear:
         say("It gets a lease again when it asks, or on a stick:")

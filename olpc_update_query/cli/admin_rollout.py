@@ -11,15 +11,16 @@ import click
 from olpc_update_query.cli.admin_console import (
     PROGRAM,
     SITE,
+    actor,
     note,
     open_site,
     say,
-    who,
 )
 from olpc_update_query.cli.admin_site import read_build
 from olpc_update_query.errors import Malformed, NoAssignment
 from olpc_update_query.model.orders import Reboot
 from olpc_update_query.model.wire import BuildId, parse_build_id
+from olpc_update_query.server import steer
 from olpc_update_query.server.laptops import normal_serial, parse_group, parse_stream
 from olpc_update_query.server.rollout import (
     DEFAULT,
@@ -27,14 +28,10 @@ from olpc_update_query.server.rollout import (
     Kind,
     Rollout,
     Scope,
-    succeed,
 )
-from olpc_update_query.server.rollout_text import with_assignment, with_pause
 from olpc_update_query.server.site import Site
-from olpc_update_query.system.host import SystemClock
 
 _MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M", "%Y-%m-%d"])
-_T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., None])
 
 
@@ -128,31 +125,22 @@ def assign(  # noqa: PLR0913, PLR0917 - one parameter for each option
     the one without any of them. What is not said stays as it was for the same build.
     """
     opened = open_site(site)
-    opened.need_build(build)
     scope = _scope(stream, group, serial) or DEFAULT
-    with opened.change(who(), f"assign build {build} to {scope}, {percent} percent"):
-        old = opened.rollout().assignments.get(scope)
-        new = succeed(old, build, percent)
-        new = replace(
-            new,
-            allow_downgrade=_or(allow_downgrade, new.allow_downgrade),
-            sticky=_or(sticky, new.sticky),
-            reboot=new.reboot if reboot is None else Reboot(reboot),
-            not_before=_or(_seconds(not_before), new.not_before),
-            halt=_or(halt, new.halt),
-            opens=_or(_seconds(opens), new.opens),
-            closes=_or(_seconds(closes), new.closes),
-            changed=SystemClock().now(),
-            by=who(),
-        )
-        if new.never_open:
-            raise click.UsageError("it must close after it opens")
-        opened.save_rollout(with_assignment(opened.rollout_text(), scope, new))
+    new = steer.assign(
+        opened,
+        actor(),
+        scope,
+        build,
+        percent,
+        allow_downgrade=allow_downgrade,
+        sticky=sticky,
+        reboot=None if reboot is None else Reboot(reboot),
+        not_before=_seconds(not_before),
+        halt=halt,
+        opens=_seconds(opens),
+        closes=_seconds(closes),
+    )
     _tell(opened, scope, new)
-
-
-def _or(value: _T | None, default: _T) -> _T:
-    return default if value is None else value
 
 
 def _seconds(moment: datetime | None) -> int | None:
@@ -204,8 +192,7 @@ def unassign(
     """Take an assignment back; a less specific one decides then."""
     opened = open_site(site)
     scope = _scope(stream, group, serial) or DEFAULT
-    with opened.change(who(), f"unassign {scope}"):
-        opened.save_rollout(with_assignment(opened.rollout_text(), scope, None))
+    steer.unassign(opened, actor(), scope)
     say(f"Nothing is assigned to {scope} any more.")
     say(f"Next: {PROGRAM} status {site}")
 
@@ -218,17 +205,14 @@ def pin(site: Path, serial: str, clear: bool) -> None:
     """Let one laptop keep the build that it runs, whatever the others are told."""
     opened = open_site(site)
     scope = _scope(None, None, serial) or DEFAULT
-    kept = None if clear else Assignment(_running(opened, scope.name))
-    what = "unpin" if kept is None else f"pin to build {kept.build}"
-    with opened.change(who(), f"{what} {scope}"):
-        if kept is not None:
-            kept = replace(kept, changed=SystemClock().now(), by=who())
-        opened.save_rollout(with_assignment(opened.rollout_text(), scope, kept))
-    if kept is None:
+    if clear:
+        steer.unassign(opened, actor(), scope)
         say(f"{scope.name} follows the others again.")
-    else:
-        say(f"{scope.name} keeps build {kept.build}.")
-        say(f"Next: `{PROGRAM} pin {site} {scope.name} --clear` takes that back.")
+        return
+    build = _running(opened, scope.name)
+    steer.pin(opened, actor(), scope.name, build)
+    say(f"{scope.name} keeps build {build}.")
+    say(f"Next: `{PROGRAM} pin {site} {scope.name} --clear` takes that back.")
 
 
 def _running(site: Site, serial: str) -> BuildId:
@@ -248,13 +232,7 @@ def _running(site: Site, serial: str) -> BuildId:
 def _pause(site: Path, scope: Scope | None, *, paused: bool) -> None:
     opened = open_site(site)
     what = "everything" if scope is None else str(scope)
-    with opened.change(who(), f"{'pause' if paused else 'resume'} {what}"):
-        text, now = opened.rollout_text(), SystemClock().now()
-        text = with_pause(text, scope, paused=paused, now=now, by=who())
-        default = opened.rollout().assignments.get(DEFAULT)
-        if scope is None and not paused and default is not None and default.paused:
-            text = with_pause(text, DEFAULT, paused=False, now=now, by=who())
-        opened.save_rollout(text)
+    steer.pause(opened, actor(), scope, paused=paused)
     rollout = opened.rollout()
     if paused:
         say(f"Paused {what}: no laptop is told to update; leases go on.")
