@@ -14,6 +14,7 @@ from olpc_update_query.model import canonical
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.pack import (
     BASE_WINDOW,
+    MAX_HEADER,
     MAX_LINE,
     SEGMENT,
     Frame,
@@ -25,7 +26,8 @@ from olpc_update_query.model.pack import (
 )
 from olpc_update_query.model.wire import Sha256, parse_sha256
 
-MAX_HEADER = 64 << 10
+__all__ = ["MAX_HEADER", "DeltaHeader", "encode_delta_frame", "read_delta_index"]
+
 _FORMAT = "olpc-update-delta"
 _VERSION = 1
 
@@ -70,8 +72,6 @@ class DeltaHeader(NamedTuple):
         Raises:
             Malformed: It is not one, or of a version that is not known.
         """
-        if len(line) > MAX_HEADER:
-            raise Malformed(_FORMAT, f"its header is longer than {MAX_HEADER} bytes")
         header = _parse_fields(parse_header_fields(line, _FORMAT, _VERSION))
         if header.encode() != line:
             raise Malformed(_FORMAT, "its header has an unknown field")

@@ -23,9 +23,11 @@ from olpc_update_query.model.entry import (
     parse_entry,
     parse_path,
 )
-from olpc_update_query.model.wire import BuildId, parse_build_id, shown
+from olpc_update_query.model.pack import MAX_HEADER, parse_header_fields
+from olpc_update_query.model.wire import BuildId, parse_build_id
 
 __all__ = [
+    "MAX_HEADER",
     "MAX_LINE",
     "ROOT",
     "Change",
@@ -85,12 +87,7 @@ def parse_header(line: bytes) -> Header:
     Raises:
         Malformed: It is not one, or of a version that is not known.
     """
-    value = canonical.decode(line.removesuffix(b"\n"))
-    if not isinstance(value, list) or len(value) != 3 or value[0] != _FORMAT:
-        raise Malformed("manifest", "the first line is not its header")
-    if type(value[1]) is not int or value[1] != _VERSION:
-        raise Malformed("manifest", f"version {shown(str(value[1]))} is not known")
-    match value[2]:
+    match parse_header_fields(line, _FORMAT, _VERSION):
         case {"build": str(build), "bytes": total, "entries": entries, "files": files}:
             header = Header(
                 parse_build_id(build), _count(entries), _count(files), _count(total)

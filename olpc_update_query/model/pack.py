@@ -10,6 +10,7 @@ at most 8 MiB, whatever the size of the content.
 """
 
 import heapq
+import io
 import json
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -25,10 +26,13 @@ SEGMENT = 4 << 20
 BASE_WINDOW = 8 << 20
 WINDOW_LOG = 23
 MAX_LINE = 1 << 20
+MAX_HEADER = 64 << 10
+"""Bytes of a first line: it is read before anything is known of who wrote it."""
 MAX_REQUESTS = 48
 CLOSE_GAP = 16 << 10
 
 _CHUNK = 128 << 10
+_RUN = 1  # the type of a block that repeats one byte
 _FORMAT = "olpc-update-pack"
 _VERSION = 1
 
@@ -163,23 +167,58 @@ def unpack_segment(
         dictionary = zstandard.ZstdCompressionDict(
             base, dict_type=zstandard.DICT_TYPE_RAWCONTENT
         )
-    decompressor = zstandard.ZstdDecompressor(
+    expander = zstandard.ZstdDecompressor(
         dict_data=dictionary, max_window_size=1 << WINDOW_LOG
-    )
+    ).decompressobj()
+    stream = io.BytesIO(packed) if isinstance(packed, bytes | memoryview) else packed
     left = size
-    reader = decompressor.stream_reader(packed, closefd=False)
     try:
-        # One byte more than may come, to notice it.
-        while chunk := reader.read(min(_CHUNK, left + 1)):
+        for part in _parts_of_frame(stream):
+            chunk = expander.decompress(part)
             left -= len(chunk)
             if left < 0:
                 break
-            yield chunk
+            if chunk:
+                yield chunk
     except zstandard.ZstdError as error:
         raise CorruptContent("packed content", "a zstd frame", str(error)) from None
     if left:
         found = "more" if left < 0 else f"{size - left}"
         raise CorruptContent("packed content", f"{size} bytes", found)
+
+
+def _parts_of_frame(stream: BinaryIO) -> Iterator[bytes]:
+    """Split a zstd frame by RFC 8878, 3.1.1: its header, then block by block.
+
+    What a block expands to is at most 128 KiB, so a bomb takes no memory.
+
+    Raises:
+        CorruptContent: It is cut off, or something follows it.
+    """
+    head = _exactly(stream, 5)
+    single, with_checksum = head[4] >> 5 & 1, head[4] >> 2 & 1
+    content_size, dictionary = (
+        (single, 2, 4, 8)[head[4] >> 6],
+        (0, 1, 2, 4)[head[4] & 3],
+    )
+    yield head + _exactly(stream, 1 - single + dictionary + content_size)
+    last = 0
+    while not last:
+        block = _exactly(stream, 3)
+        number = int.from_bytes(block, "little")
+        last, kind, length = number & 1, number >> 1 & 3, number >> 3
+        yield block + _exactly(stream, 1 if kind == _RUN else min(length, _CHUNK))
+    if with_checksum:
+        yield _exactly(stream, 4)
+    if stream.read(1):
+        raise CorruptContent("packed content", "one zstd frame", "something behind it")
+
+
+def _exactly(stream: BinaryIO, length: int) -> bytes:
+    data = stream.read(length)
+    if len(data) < length:
+        raise CorruptContent("packed content", "a whole zstd frame", "less")
+    return data
 
 
 # --- the index of a full pack -------------------------------------------------
@@ -227,7 +266,7 @@ def read_pack_index(stream: BinaryIO) -> tuple[PackHeader, Iterator[Frame]]:
     Raises:
         Malformed: The header is not one.
     """
-    header = parse_pack_header(stream.readline(MAX_LINE))
+    header = parse_pack_header(stream.readline(MAX_HEADER + 1))
     return header, _read_pack_frames(stream, header)
 
 
@@ -279,8 +318,10 @@ def parse_header_fields(line: bytes, name: str, version: int) -> Json:
     """Return the third item of a header line ``[name, version, fields]``.
 
     Raises:
-        Malformed: It is not such a line.
+        Malformed: It is not such a line, or longer than `MAX_HEADER`.
     """
+    if len(line) > MAX_HEADER:
+        raise Malformed(name, f"its header is longer than {MAX_HEADER} bytes")
     value = canonical.decode(line.removesuffix(b"\n"))
     if not isinstance(value, list) or len(value) != 3 or value[0] != name:
         raise Malformed(name, "the first line is not its header")

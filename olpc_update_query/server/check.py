@@ -5,15 +5,13 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from olpc_update_query.errors import Malformed, UpdateError
-from olpc_update_query.model.manifest import parse_header
+from olpc_update_query.model.manifest import MAX_HEADER, parse_header
 from olpc_update_query.model.wire import BuildId, format_time
 from olpc_update_query.server.keys import load_key, private_path, public_path
 from olpc_update_query.server.leases import EARLIEST
 from olpc_update_query.server.rollout import Kind, Rollout
 from olpc_update_query.server.site import Site
 from olpc_update_query.trust.keys import Role
-
-_MAX_HEADER = 1 << 20
 
 
 class Weight(StrEnum):
@@ -100,7 +98,7 @@ def _check_build(site: Site, name: BuildId) -> Iterator[Finding]:
     where = f"build {name}"
     try:
         with open(site.builds / name / "contents", "rb") as file:
-            header = parse_header(file.readline(_MAX_HEADER))
+            header = parse_header(file.readline(MAX_HEADER + 1))
     except Malformed as error:
         yield Finding(Weight.ERROR, where, f"contents: {error.reason}")
         return

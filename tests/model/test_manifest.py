@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from olpc_update_query.errors import Malformed
 from olpc_update_query.model.manifest import (
+    MAX_HEADER,
     MAX_LINE,
     Change,
     Difference,
@@ -77,6 +78,12 @@ def test_refused_headers(line: bytes) -> None:
         parse_header(line)
     with pytest.raises(Malformed):
         list(ManifestReader(io.BytesIO(line)))
+
+
+def test_a_long_header_is_not_even_parsed() -> None:
+    line = HEADER.replace(b"762", b"7" * MAX_HEADER)
+    with pytest.raises(Malformed, match="longer than"):
+        ManifestReader(io.BytesIO(line))
 
 
 TREE = [

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from olpc_update_query.errors import Malformed
 from olpc_update_query.model.pack import (
     CLOSE_GAP,
+    MAX_LINE,
     Frame,
     PackHeader,
     Range,
@@ -73,6 +74,11 @@ def test_pack_index() -> None:
 def test_refused_pack_headers(line: bytes) -> None:
     with pytest.raises(Malformed):
         parse_pack_header(line)
+
+
+def test_a_long_header_is_not_even_parsed() -> None:
+    with pytest.raises(Malformed, match="longer than"):
+        read_index(b"x" * MAX_LINE)
 
 
 @pytest.mark.parametrize("line", REFUSED_FRAMES)

@@ -23,7 +23,7 @@ from tests.model.packs import (
     unpacked,
 )
 
-TEXT = b"".join(b"line %d of a content\n" % number for number in range(5000))
+TEXT = b"".join(b"line %d of a content\n" % number for number in range(20_000))
 
 
 def noise(length: int, seed: int = 0) -> bytes:
@@ -127,7 +127,12 @@ def claims_another_size() -> bytes:
     return bytes(packed)
 
 
+def two_frames(at: int) -> bytes:
+    return pack_segment(TEXT[:at], b"", 3) + pack_segment(TEXT[at:], b"", 3)
+
+
 PACKED = pack_segment(TEXT, b"", 3)
+SKIPPABLE = bytes.fromhex("502a4d18 03000000") + b"abc"
 DAMAGED = [
     pytest.param(lambda: b"", id="nothing"),
     pytest.param(lambda: b"\0" * 100, id="zeros"),
@@ -139,6 +144,12 @@ DAMAGED = [
     pytest.param(bomb, id="bomb"),
     pytest.param(with_large_window, id="large window"),
     pytest.param(claims_another_size, id="another size in its header"),
+    pytest.param(lambda: PACKED + b"\0", id="a byte behind it"),
+    pytest.param(lambda: two_frames(len(TEXT) // 2), id="two frames"),
+    pytest.param(lambda: two_frames(128 << 10), id="two frames, the first a block"),
+    pytest.param(lambda: PACKED + pack_segment(b"", b"", 3), id="an empty frame more"),
+    pytest.param(lambda: PACKED + SKIPPABLE, id="a skippable frame more"),
+    pytest.param(lambda: SKIPPABLE + PACKED, id="a skippable frame first"),
     pytest.param(lambda: pack_segment(TEXT, noise(999) + TEXT, 3), id="other base"),
 ]
 
