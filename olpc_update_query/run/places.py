@@ -148,5 +148,7 @@ def _read(transport: Transport, url: str, limit: int) -> bytes:
 def _read_file(path: Path, limit: int) -> bytes:
     try:
         return read_bounded(path, limit)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise errors.BuildNotFound(str(path), str(error)) from None
+    except ValueError:
+        raise errors.NoAnswer(str(path), f"it is longer than {limit} bytes") from None

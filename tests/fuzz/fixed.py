@@ -71,12 +71,12 @@ def _mask(digest: bytes) -> bytes:
 def _prime(name: str) -> int:
     start = int.from_bytes(hashlib.shake_256(name.encode()).digest(_BITS // 8), "big")
     number = start | 3 << (_BITS - 2) | 1
-    while not _is_prime(number) or math.gcd(number - 1, EXPONENT) != 1:
+    while not is_prime(number) or math.gcd(number - 1, EXPONENT) != 1:
         number += 2
     return number
 
 
-def _is_prime(number: int) -> bool:
+def is_prime(number: int) -> bool:
     """Tell, by Miller and Rabin, whether an odd number is almost certainly prime."""
     if math.gcd(number, _SMALL) != 1:
         return False
