@@ -52,12 +52,14 @@ class Stream(NamedTuple):
         chunks: The bytes. Iterating raises NetworkError when the link fails.
         validator: What names this version of the resource, for ``If-Range``: a
             strong ETag or a modification date, where the server gives one.
+        is_partial: Whether no more than the range that was asked for comes.
     """
 
     start: int
     total: int | None
     chunks: Iterator[bytes]
     validator: str | None = None
+    is_partial: bool = False
 
 
 class Transport(Protocol):

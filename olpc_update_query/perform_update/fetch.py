@@ -1,29 +1,34 @@
 """Fetch what a build needs and the laptop lacks, from wherever it can be had.
 
-Runs without privileges. A delta pack from an installed build is tried first, then
-ranges of the full pack, then the sources of other kinds, in the order's order. A
-source that is dead, lies or stalls is left for the next; what it gave is kept.
+Runs without privileges. Sources are asked in the order's order, but what costs nothing
+comes first and what made trouble lately comes last. Neighbours of one kind are asked
+together: web servers and directories first for a delta pack from an installed build,
+then for ranges of the full pack; an rsync daemon for the files that differ. A source
+that is dead, lies or stalls is left for the next; what it gave is kept.
 """
 
 from collections.abc import Collection
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from olpc_update_query import errors
 from olpc_update_query.model.orders import Order
 from olpc_update_query.perform_update.activate import InstalledTree, Layout
+from olpc_update_query.perform_update.sources.crew import Crew
 from olpc_update_query.perform_update.sources.delta import begun_from, fetch_delta
 from olpc_update_query.perform_update.sources.full import (
     check_wanted,
     fetch_manifest,
     fetch_ranges,
 )
+from olpc_update_query.perform_update.sources.health import Health
 from olpc_update_query.perform_update.sources.http import WebFiles
 from olpc_update_query.perform_update.sources.intake import Intake
 from olpc_update_query.perform_update.sources.local import LocalFiles, directory_of
 from olpc_update_query.perform_update.sources.rsync import RsyncOptions, RsyncSource
 from olpc_update_query.perform_update.sources.spool import Files
-from olpc_update_query.perform_update.store import DELTA, SPOOL
+from olpc_update_query.perform_update.store import DELTA, HAVE
 from olpc_update_query.ports import Clock, Progress, Transport
 
 _DELTAS = 3  # installed builds for which a delta pack is asked for
@@ -65,6 +70,7 @@ def fetch(  # noqa: PLR0913 - all that a download depends on
     clock: Clock,
     rsync: RsyncOptions | None = None,
     wanted: Collection[bytes] = (),
+    state: Path | None = None,
 ) -> FetchReport:
     """Fetch until everything that the order's build needs is there.
 
@@ -79,6 +85,7 @@ def fetch(  # noqa: PLR0913 - all that a download depends on
         clock: For pauses.
         rsync: How rsync is run.
         wanted: Digests that proved to be damaged where they should be.
+        state: Where the health of sources is kept; None to forget it.
 
     Returns:
         What it has cost.
@@ -93,8 +100,12 @@ def fetch(  # noqa: PLR0913 - all that a download depends on
     """
     intake = Intake(order, layout.installed(), downloads, wanted, progress, clock)
     with intake:
-        fetcher = _Fetcher(intake, transport, rsync or RsyncOptions())
-        fetcher.run()
+        health = Health(state, clock)
+        fetcher = _Fetcher(intake, transport, rsync or RsyncOptions(), health)
+        try:
+            fetcher.run()
+        finally:
+            health.save()
         return fetcher.report()
 
 
@@ -102,25 +113,55 @@ class _Fetcher:
     """One fetch: the sources in turn, and what each was good for."""
 
     def __init__(
-        self, intake: Intake, transport: Transport, options: RsyncOptions
+        self,
+        intake: Intake,
+        transport: Transport,
+        options: RsyncOptions,
+        health: Health,
     ) -> None:
         self._intake, self._transport, self._options = intake, transport, options
+        self._health = health
         self._failures: list[errors.UpdateError] = []
         self._before = transport.received, transport.sent, transport.requests
         self._rsync: list[RsyncSource] = []
 
     def run(self) -> None:
-        """Try one source after the other until nothing is needed."""
+        """Try one group of sources after the other until nothing is needed."""
         if self._is_done():
             return
-        for url in self._intake.order.urls:
-            error = self._attempt(url)
+        for kind, urls in self._groups():
+            before = len(self._failures)
+            self._attempt(kind, urls)
             if self._is_done():
                 return
-            error = error or errors.SourceFailed(url, "it lacks a part")
-            self._failures.append(error)
-            self._intake.progress.step(f"left for the next source: {error}")
+            if len(self._failures) == before:
+                where = ", ".join(urls)
+                self._failures.append(errors.SourceFailed(where, "it lacks a part"))
+            for error in self._failures[before:]:
+                self._intake.progress.step(f"left for the next source: {error}")
         raise self._summary()
+
+    def _groups(self) -> list[tuple[str, list[str]]]:
+        """Return the sources, neighbours that can be asked together in one group."""
+        urls = self._health.order(self._intake.order.urls)
+        urls.sort(key=lambda url: _kind(url) != "file")
+        return [
+            (kind, [url] if kind == "rsync" else list(group))
+            for (kind, url), group in groupby(
+                urls, lambda url: (_kind(url), url if _kind(url) == "rsync" else "")
+            )
+        ]
+
+    def _attempt(self, kind: str, urls: list[str]) -> None:
+        """Fetch from a group of sources, and note why it failed, if it did."""
+        try:
+            if kind == "rsync":
+                self._from_rsync(RsyncSource(urls[0], self._intake, self._options))
+            else:
+                self._from_files(urls)
+        except _FAILURES as error:
+            if error not in self._failures:
+                self._failures.append(error)
 
     def report(self) -> FetchReport:
         """Add up what it has cost."""
@@ -138,37 +179,34 @@ class _Fetcher:
     def _is_done(self) -> bool:
         return self._intake.has_manifest and not self._intake.needs()
 
-    def _attempt(self, url: str) -> errors.UpdateError | None:
-        """Fetch from one source; return why it failed, if it did."""
-        try:
-            self._try(url)
-        except _FAILURES as error:
-            return error
-        return None
-
-    def _try(self, url: str) -> None:
-        if url.startswith("rsync:"):
-            self._from_rsync(RsyncSource(url, self._intake, self._options))
-        elif (directory := directory_of(url)) is not None:
-            self._from_files(LocalFiles(url, directory))
-        else:
-            self._from_files(WebFiles(url, self._transport))
-
     # --- packs ------------------------------------------------------------------
 
-    def _from_files(self, files: Files) -> None:
+    def _from_files(self, urls: list[str]) -> None:
+        places = [self._files(url) for url in urls]
         intake = self._intake
-        self._intake.progress.step(f"asking {files.url}")
-        if self._wants_delta() and self._from_delta(files):
+        crew = Crew(places, self._health, intake.clock, intake.progress)
+        intake.progress.step(f"asking {crew}")
+        try:
+            self._fetch_packs(crew)
+        finally:
+            if not self._is_done():
+                self._failures += crew.troubles()
+
+    def _files(self, url: str) -> Files:
+        directory = directory_of(url)
+        if directory is None:
+            return WebFiles(url, self._transport)
+        return LocalFiles(url, directory)
+
+    def _fetch_packs(self, crew: Crew) -> None:
+        intake = self._intake
+        if self._wants_delta() and self._from_delta(crew):
             return
         if not intake.has_manifest:
-            fetch_manifest(intake, files)
-        if intake.wanted:
-            check_wanted(intake)
-        if intake.needs():
-            fetch_ranges(intake, files)
-        if intake.wanted:
-            check_wanted(intake)
+            fetch_manifest(intake, crew)
+        check_wanted(intake, crew)
+        while intake.needs() and fetch_ranges(intake, crew):
+            check_wanted(intake, crew)
 
     def _wants_delta(self) -> bool:
         """Tell whether a delta pack is the way to go on."""
@@ -177,22 +215,14 @@ class _Fetcher:
             return False
         if not intake.has_manifest:
             return True
-        spool = intake.directory / SPOOL
-        begun = spool.exists() and spool.stat().st_size > 0
+        begun = (intake.directory / HAVE).exists()
         return not begun and intake.needs().size > _SMALL
 
-    def _from_delta(self, files: Files) -> bool:
+    def _from_delta(self, crew: Crew) -> bool:
         """Fetch a delta pack; say whether it brought all that is needed."""
         for tree in self._bases():
-            try:
-                if fetch_delta(self._intake, files, tree):
-                    return self._is_done()
-            except (
-                errors.Malformed,
-                errors.CorruptContent,
-                errors.UntrustedContents,
-            ) as error:
-                self._intake.progress.step(f"a delta pack is of no use: {error}")
+            if fetch_delta(self._intake, crew, tree):
+                return self._is_done()
         return False
 
     def _bases(self) -> list[InstalledTree]:
@@ -223,3 +253,10 @@ class _Fetcher:
             if all(isinstance(error, kind) for error in self._failures):
                 return kind(build, reasons)
         return errors.SourceFailed(build, reasons)
+
+
+def _kind(url: str) -> str:
+    """Return what kind of source an address names."""
+    if url.startswith("rsync:"):
+        return "rsync"
+    return "web" if directory_of(url) is None else "file"

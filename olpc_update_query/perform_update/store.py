@@ -8,16 +8,20 @@ and what they lead to is proven by its digest.
 import contextlib
 import io
 import os
-from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from olpc_update_query.errors import Malformed
-from olpc_update_query.model import canonical
 from olpc_update_query.model.delta import MAX_HEADER, DeltaHeader, read_delta_index
 from olpc_update_query.model.pack import Frame, read_pack_index, unpack_segment
 from olpc_update_query.perform_update.copying import CHUNK
+from olpc_update_query.perform_update.spans import (
+    JOURNAL,
+    LARGEST_JOURNAL,
+    Spans,
+    read_journal,
+)
 from olpc_update_query.perform_update.walk import (
     STEP,
     Descent,
@@ -28,12 +32,11 @@ from olpc_update_query.system.closing import Closing
 
 DELTA: Final = "delta"
 INDEX: Final = "pack.index"
-RANGES: Final = "pack.ranges"
 SPOOL: Final = "pack.spool"
+HAVE: Final = f"{SPOOL}{JOURNAL}"
 FILES: Final = "files"
 CONTENTS: Final = b"contents"
-_PACKED: Final = (DELTA, INDEX, RANGES, SPOOL)
-_MAX_RANGES: Final = 1 << 20  # bytes of pack.ranges
+_PACKED: Final = (DELTA, HAVE, INDEX, SPOOL)
 
 
 class Piece(NamedTuple):
@@ -165,14 +168,13 @@ class Downloads(Closing):
                 yield Piece(frame, DELTA, frame.offset)
 
     def _spool_pieces(self) -> Iterator[Piece]:
-        if not {INDEX, RANGES, SPOOL} <= self._open.keys():
+        if not {INDEX, HAVE, SPOOL} <= self._open.keys():
             return
-        spool = _Spool(self._open[RANGES], self._open[SPOOL])
+        have = _spans(self._open[HAVE], os.fstat(self._open[SPOOL]).st_size)
         with _reading(self._open[INDEX]) as index:
             for frame in read_pack_index(index)[1]:
-                position = spool.find(frame)
-                if position is not None:
-                    yield Piece(frame, SPOOL, position)
+                if have.covers(frame.offset, frame.offset + frame.packed):
+                    yield Piece(frame, SPOOL, frame.offset)
 
 
 def _open_below(directory: Path) -> int:
@@ -247,49 +249,7 @@ class _Chunks(io.RawIOBase):
         return count
 
 
-class _Spool:
-    """Where the bytes of a full pack lie in the file of its fetched ranges."""
-
-    def __init__(self, ranges: int, spool: int) -> None:
-        length = os.fstat(spool).st_size
-        self._starts: list[int] = []
-        self._ranges: list[tuple[int, int, int]] = []  # offset, end, place in the spool
-        place = 0
-        for offset, count in _read_ranges(ranges):
-            fetched = min(count, length - place)
-            if fetched <= 0:
-                break
-            self._add(offset, offset + fetched, place)
-            place += count
-        self._ranges.sort()
-        self._starts = [first for first, _, _ in self._ranges]
-
-    def _add(self, offset: int, end: int, place: int) -> None:
-        """Note a range; one that goes on where the last one ended continues it."""
-        if self._ranges and self._ranges[-1][1] == offset:
-            first, _, start = self._ranges.pop()
-            self._ranges.append((first, end, start))
-        else:
-            self._ranges.append((offset, end, place))
-
-    def find(self, frame: Frame) -> int | None:
-        """Return where a frame lies in the spool, if all of it does."""
-        number = bisect_right(self._starts, frame.offset) - 1
-        if number < 0:
-            return None
-        offset, end, place = self._ranges[number]
-        if frame.offset + frame.packed > end:
-            return None
-        return place + frame.offset - offset
-
-
-def _read_ranges(descriptor: int) -> list[tuple[int, int]]:
-    value = canonical.decode(os.pread(descriptor, _MAX_RANGES, 0))
-    ranges: list[tuple[int, int]] = []
-    for item in value if isinstance(value, list) else [None]:
-        match item:
-            case [int(offset), int(length)] if offset >= 0 and length > 0:
-                ranges.append((offset, length))
-            case _:
-                raise Malformed(RANGES, "a range is not two numbers")
-    return ranges
+def _spans(journal: int, length: int) -> Spans:
+    """Return which bytes of a file of this length have come, by its journal."""
+    receipts = read_journal(os.pread(journal, LARGEST_JOURNAL, 0))
+    return Spans((one.start, min(one.end, length)) for one in receipts)

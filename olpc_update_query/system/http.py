@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import requests
 import urllib3
@@ -39,7 +39,7 @@ from olpc_update_query.system.headers import (
 )
 from olpc_update_query.system.network import proxy_for
 
-PIECE = 16 * 1024  # what a cut in the middle of a read can cost
+PIECE = 16 * 1024  # the most that is read at a time
 MAX_REDIRECTS = 5
 _FOLLOWED = (301, 302, 303, 307, 308)
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException)
@@ -91,6 +91,7 @@ class HttpTransport:
         timeouts: Timeouts | None = None,
     ) -> None:
         self.sent = self.received = self.requests = 0
+        self._counting = threading.Lock()  # downloads come in several threads
         self._proxies = proxies or {}
         self._timeouts = timeouts or Timeouts()
         self._session = _Session()
@@ -202,11 +203,11 @@ class HttpTransport:
             wrong_end = length is not None and end > start + length
             if first != start or wrong_end or size not in {None, end - first}:
                 raise errors.NetworkError(url, "another range came than was asked for")
-            size = end - first
         else:
             first, total = 0, size
         body = self._body(response, size)
-        return Stream(first, total, body, validator_of(response))
+        is_partial = response.status_code == 206
+        return Stream(first, total, body, validator_of(response), is_partial)
 
     def _send(
         self, method: str, url: str, headers: dict[str, str], body: bytes | None = None
@@ -219,8 +220,7 @@ class HttpTransport:
             request = self._session.prepare_request(
                 requests.Request(method, url, headers=headers, data=body)
             )
-            self.requests += 1
-            self.sent += request_size(request, proxied=proxy is not None)
+            self._count(sent=request_size(request, proxied=proxy is not None))
             response = self._session.send(
                 request,
                 stream=True,
@@ -228,7 +228,7 @@ class HttpTransport:
                 timeout=(self._timeouts.connect, self._timeouts.silence),
                 proxies={} if proxy is None else {"http": proxy, "https": proxy},
             )
-        self.received += head_size(response)
+        self._count(head_size(response))
         if response.status_code == 407 or (proxy and is_from_proxy(response)):
             response.close()
             raise errors.ProxyRefused(shown(url), status(response))
@@ -237,8 +237,11 @@ class HttpTransport:
     def _body(self, response: requests.Response, size: int | None) -> "_Body":
         return _Body(response, size, self._count)
 
-    def _count(self, received: int) -> None:
-        self.received += received
+    def _count(self, received: int = 0, *, sent: int = 0) -> None:
+        with self._counting:
+            self.received += received
+            self.sent += sent
+            self.requests += sent > 0
 
 
 class _Body(Iterator[bytes]):
@@ -277,7 +280,7 @@ class _Body(Iterator[bytes]):
 
     def _read(self) -> bytes:
         with _network_errors(self._url):
-            piece: bytes = self._response.raw.read(PIECE, decode_content=False)
+            piece = _read_some(self._response.raw)
         self._count(len(piece))
         self._got += len(piece)
         if self._size is not None and self._got > self._size:
@@ -286,6 +289,19 @@ class _Body(Iterator[bytes]):
             reason = f"cut off after {self._got} of {self._size} bytes"
             raise errors.NetworkError(self._url, reason)
         return piece
+
+
+def _read_some(raw: Any) -> bytes:
+    """Read what there is, and wait only while there is nothing.
+
+    Whoever waits for a full piece takes a slow link for a silent one, and a cut costs
+    what had come of it.
+    """
+    if hasattr(raw, "read1"):
+        piece: bytes = raw.read1(PIECE, decode_content=False)
+        return piece
+    # urllib3 1.26, which Debian 12 has, leaves that to what it wraps
+    return raw._fp.read1(PIECE) or raw.read(1, decode_content=False)  # noqa: SLF001
 
 
 def _within(seconds: float, url: str, work: Callable[[], _T]) -> _T:

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from olpc_update_query.model import canonical
 from olpc_update_query.model.delta import DeltaHeader, encode_delta_frame
 from olpc_update_query.model.entry import Entry, Kind, encode_entry
 from olpc_update_query.model.manifest import Header, ManifestReader, encode_header
@@ -104,8 +103,7 @@ def put_full_pack(
     downloads: Path, new: Build, *, fetched: Collection[bytes] | None = None
 ) -> None:
     """Leave the ranges of a full pack that hold some contents, or all."""
-    frames, spool, offset = b"", b"", 0
-    ranges: list[canonical.Json] = []
+    frames, spool, journal, offset = b"", b"", "", 0
     contents = new.bytes_of()
     for digest, content in contents.items():
         packed = pack_segment(content, b"", 3)
@@ -114,13 +112,13 @@ def put_full_pack(
             Frame(digest, len(content), None, offset, (segment,))
         )
         if fetched is None or digest in fetched:
-            ranges.append([offset, len(packed)])
-            spool += packed
+            journal += f"{offset} {offset + len(packed)} http://a.test\n"
+            spool += bytes(offset - len(spool)) + packed
         offset += len(packed)
     header = encode_pack_header(PackHeader(new.digest, len(contents), offset))
     put_manifest(downloads, new.contents)
     (downloads / "pack.index").write_bytes(header + frames)
-    (downloads / "pack.ranges").write_bytes(canonical.encode(ranges))
+    (downloads / "pack.spool.have").write_text(journal)
     (downloads / "pack.spool").write_bytes(spool)
 
 

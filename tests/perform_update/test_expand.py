@@ -147,8 +147,8 @@ def test_ranges_that_continue_one_another_are_one(bench: Bench) -> None:
     put_full_pack(bench.downloads, bench.new)
     spool = bench.downloads / SPOOL
     half = spool.stat().st_size // 2
-    ranges = f"[[0,{half}],[{half},{spool.stat().st_size - half}]]"
-    (bench.downloads / "pack.ranges").write_text(ranges)
+    lines = f"{half} {spool.stat().st_size} http://a.test\n0 {half} rsync://b.test\n"
+    (bench.downloads / "pack.spool.have").write_text(lines)
     contents = bench.new.bytes_of()
     bench.sizes = {digest: len(content) for digest, content in contents.items()}
     bench.expand()
@@ -261,7 +261,7 @@ Spoil = Callable[[bytes], bytes]
         pytest.param(lambda data: bytes(100_000), id="zeros"),
     ],
 )
-@pytest.mark.parametrize("file", [DELTA, SPOOL, "pack.index", "pack.ranges"])
+@pytest.mark.parametrize("file", [DELTA, SPOOL, "pack.index", "pack.spool.have"])
 def test_a_damaged_file_gives_less_and_does_no_harm(
     bench: Bench, file: str, spoil: Spoil
 ) -> None:

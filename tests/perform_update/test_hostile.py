@@ -229,7 +229,7 @@ def test_downloads_behind_a_link_are_not_read(
 
 def test_a_fifo_among_the_downloads_does_not_hang(simple: Laptop, new: Build) -> None:
     put_everything(simple, new, new)
-    for name in ("delta", "pack.index", "pack.ranges", "pack.spool"):
+    for name in ("delta", "pack.index", "pack.spool.have", "pack.spool"):
         os.mkfifo(simple.downloads(new) / name)
     plain = next((simple.downloads(new) / "files").iterdir())
     plain.unlink()

@@ -46,15 +46,6 @@ def test_parts(files: LocalFiles, start: int, length: int | None, found: bytes) 
     assert b"".join(stream.chunks) == found
 
 
-def test_part_of_another_version_is_the_whole(
-    files: LocalFiles, tmp_path: Path
-) -> None:
-    validator = files.open("f").validator
-    assert files.open("f", start=5, validator=validator).start == 5
-    (tmp_path / "f").write_bytes(b"something longer")
-    assert files.open("f", start=5, validator=validator).start == 0
-
-
 @pytest.mark.parametrize("name", ["g", "f/x"])
 def test_absent_file_is_a_missing_build(files: LocalFiles, name: str) -> None:
     with pytest.raises(errors.BuildNotFound, match="file:///media/stick/"):

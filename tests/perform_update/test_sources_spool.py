@@ -1,7 +1,8 @@
-"""Spools go on where they stopped, with whatever server is left."""
+"""Spools remember what has come, and a crew of places fills them."""
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,19 +13,18 @@ from hypothesis import strategies as st
 
 from olpc_update_query import errors
 from olpc_update_query.perform_update.sources import spool as spool_module
+from olpc_update_query.perform_update.sources.crew import Crew
+from olpc_update_query.perform_update.sources.health import Health
 from olpc_update_query.perform_update.sources.spool import (
     OVERLAP,
     AnotherFile,
-    Feed,
     Spool,
     most_packed,
     need_room,
-    persist,
-    resume,
-    resume_range,
 )
+from olpc_update_query.perform_update.spans import Span
 from olpc_update_query.ports import Stream
-from tests.perform_update.published import StillClock
+from tests.perform_update.published import Recorder, StillClock
 
 
 @dataclass
@@ -34,26 +34,19 @@ class Shelf:
     data: bytes
     url: str = "http://a.test"
     knows_ranges: bool = True
-    tag: str | None = None
     tells_length: bool = True
     cut: int | None = None
-    asked: list[tuple[int, int | None, str | None]] = field(default_factory=list)
+    asked: list[tuple[int, int | None]] = field(default_factory=list)
 
-    def open(
-        self,
-        name: str,
-        *,
-        start: int = 0,
-        length: int | None = None,
-        validator: str | None = None,
-    ) -> Stream:
-        self.asked.append((start, length, validator))
-        fits = validator is None or validator == self.tag
-        if not (self.knows_ranges and fits and start < len(self.data)):
+    def open(self, name: str, *, start: int = 0, length: int | None = None) -> Stream:
+        self.asked.append((start, length))
+        is_partial = self.knows_ranges and start < len(self.data)
+        if not is_partial:
             start, length = 0, None
         end = len(self.data) if length is None else start + length
-        total = len(self.data) if self.tells_length else None
-        return Stream(start, total, self._chunks(self.data[start:end]), self.tag)
+        total = len(self.data) if self.tells_length or is_partial else None
+        body = self._chunks(self.data[start:end])
+        return Stream(start, total, body, is_partial=is_partial)
 
     def _chunks(self, body: bytes) -> Iterator[bytes]:
         sent = body if self.cut is None else body[: self.cut]
@@ -62,10 +55,17 @@ class Shelf:
             raise errors.NetworkError(self.url, "cut off")
 
 
-def pull(shelf: Shelf, spool: Spool) -> None:
-    with resume(shelf, "f", spool) as feed:
-        for chunk in feed.read():
-            spool.append(chunk)
+def crew_of(*shelves: Shelf) -> Crew:
+    clock = StillClock()
+    return Crew(shelves, Health(None, clock), clock, Recorder())
+
+
+def pull(crew: Crew, spool: Spool, *spans: Span, limit: int = 1 << 30) -> None:
+    download = crew.download("f", spool, limit=limit, tell=lambda: None)
+    if spans:
+        download.fill(spans)
+    else:
+        download.fetch_all()
 
 
 @pytest.fixture
@@ -77,77 +77,81 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 DATA = os.urandom(20_000)
 
 
-def fill(spool: Spool, shelf: Shelf, size: int) -> None:
-    with resume(shelf, "f", spool) as feed:
-        for chunk in feed.read(size):
-            spool.append(chunk)
-
-
 # --- going on --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("tag", "first"),
-    [
-        pytest.param('"1"', 10_000 - 1, id="vouched for: one byte"),
-        pytest.param(None, 10_000 - OVERLAP, id="not vouched for: an overlap"),
-    ],
-)
-def test_rest_is_asked_for(spool: Spool, tag: str | None, first: int) -> None:
-    shelf = Shelf(DATA, tag=tag)
-    fill(spool, shelf, 10_000)
-    pull(shelf, spool)
+def test_rest_is_asked_for_with_an_overlap(spool: Spool) -> None:
+    pull(crew_of(Shelf(DATA)), spool, Span(0, 10_000))
+    mirror = Shelf(DATA, url="http://b.test")
+    pull(crew_of(mirror), spool)
     assert spool.read(0, 99_999) == DATA
-    assert shelf.asked == [(0, None, None), (first, None, tag)]
+    assert mirror.asked[0][0] == 10_000 - OVERLAP
+    assert spool.givers(0, 10_000) == {"http://a.test"}
+    assert spool.givers(10_000, 20_000) == {"http://b.test"}
 
 
-def test_tag_of_one_server_says_nothing_to_another(spool: Spool) -> None:
-    fill(spool, Shelf(DATA, tag='"1"'), 10_000)
-    mirror = Shelf(DATA, url="http://b.test", tag='"2"')
-    pull(mirror, spool)
+def test_holes_are_filled_wherever_they_are(spool: Spool) -> None:
+    spool.write(5000, DATA[5000:9000], "http://x.test")
+    shelf = Shelf(DATA)
+    pull(crew_of(shelf), spool)
     assert spool.read(0, 99_999) == DATA
-    assert mirror.asked == [(10_000 - OVERLAP, None, None)]
+    assert sum(length or 0 for _, length in shelf.asked) < 600_000
 
 
-def test_complete_spool_is_only_confirmed(spool: Spool) -> None:
-    shelf = Shelf(DATA, tag='"1"')
-    pull(shelf, spool)
-    pull(shelf, spool)
-    assert spool.read(0, 99_999) == DATA
-    assert shelf.asked[1] == (19_999, None, '"1"')
+@pytest.mark.parametrize("tells_length", [True, False])
+@pytest.mark.parametrize("knows_ranges", [True, False])
+@pytest.mark.parametrize("size", [0, 1, 699, 700, 20_000])
+def test_any_server_brings_a_whole_file(
+    spool: Spool, knows_ranges: bool, tells_length: bool, size: int
+) -> None:
+    shelf = Shelf(DATA[:size], knows_ranges=knows_ranges, tells_length=tells_length)
+    pull(crew_of(shelf), spool)
+    assert (spool.read(0, 99_999), spool.length) == (DATA[:size], size)
 
 
-@pytest.mark.parametrize("tag", [None, '"2"'])
 @pytest.mark.parametrize("knows_ranges", [True, False])
 @pytest.mark.parametrize(
     "other",
     [
         pytest.param(os.urandom(20_000), id="another"),
-        pytest.param(DATA[:5000] + os.urandom(20_000), id="from some place on"),
+        pytest.param(DATA[:7000] + os.urandom(13_000), id="from some place on"),
         pytest.param(os.urandom(3000), id="a shorter one"),
-        pytest.param(DATA[:7000], id="its beginning"),
-        pytest.param(b"", id="nothing"),
     ],
 )
-def test_changed_file_is_fetched_anew(
-    spool: Spool, tag: str | None, knows_ranges: bool, other: bytes
+def test_another_file_is_not_mixed_in(
+    spool: Spool, knows_ranges: bool, other: bytes
 ) -> None:
-    fill(spool, Shelf(DATA, tag='"1"'), 10_000)
-    pull(Shelf(other, tag=tag, knows_ranges=knows_ranges), spool)
-    assert spool.read(0, 99_999) == other
+    pull(crew_of(Shelf(DATA)), spool, Span(0, 10_000))
+    with pytest.raises(AnotherFile):
+        pull(crew_of(Shelf(other, knows_ranges=knows_ranges)), spool)
+    assert spool.read(0, 10_000) == DATA[:10_000]
+
+
+def test_place_with_another_file_is_left_for_one_with_the_same(spool: Spool) -> None:
+    pull(crew_of(Shelf(DATA)), spool, Span(0, 10_000))
+    liar = Shelf(DATA[::-1], url="http://liar.test")
+    pull(crew_of(liar, Shelf(DATA)), spool)
+    assert spool.read(0, 99_999) == DATA
+    assert spool.givers(0, 99_999) == {"http://a.test"}
 
 
 def test_server_without_ranges_costs_no_progress(spool: Spool) -> None:
-    fill(spool, Shelf(DATA), 10_000)
-    poor = Shelf(DATA, knows_ranges=False, cut=5000)
+    pull(crew_of(Shelf(DATA)), spool, Span(0, 10_000))
     with pytest.raises(errors.NetworkError, match="cut off"):
-        pull(poor, spool)
+        pull(crew_of(Shelf(DATA, knows_ranges=False, cut=5000)), spool)
     assert spool.size == 10_000
-    pull(Shelf(DATA, knows_ranges=False), spool)
+    pull(crew_of(Shelf(DATA, knows_ranges=False)), spool)
     assert spool.read(0, 99_999) == DATA
 
 
-@settings(max_examples=200, deadline=None)
+def test_file_beyond_its_limit_is_refused(spool: Spool) -> None:
+    for tells_length in (True, False):
+        shelf = Shelf(DATA, knows_ranges=False, tells_length=tells_length)
+        with pytest.raises(errors.CorruptContent):
+            pull(crew_of(shelf), spool, limit=15_000)
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -157,89 +161,47 @@ def test_server_without_ranges_costs_no_progress(spool: Spool) -> None:
             st.integers(0, 25_000),
             st.sampled_from(["http://a.test", "http://b.test"]),
         ),
-        max_size=6,
+        max_size=5,
     )
 )
-def test_whatever_happened_before_a_good_server_brings_the_file(
+def test_whatever_happened_before_what_comes_is_of_one_file(
     tmp_path_factory: pytest.TempPathFactory,
     history: list[tuple[bytes, bool, bool, int, str]],
 ) -> None:
     versions = {b"one": DATA, b"two": DATA[::-1]}
     path = tmp_path_factory.mktemp("spool") / "f.part"
-    for name, knows_ranges, has_tag, cut, url in history:
-        shelf = Shelf(versions[name], url, knows_ranges, cut=cut)
-        shelf.tag = f'"{name!r}{url}"' if has_tag else None
+    for name, knows_ranges, tells, cut, url in history:
+        shelf = Shelf(versions[name], url, knows_ranges, tells, cut)
         with Spool(path) as spool, contextlib.suppress(errors.NetworkError):
-            pull(shelf, spool)
-        come = path.read_bytes()
+            pull(crew_of(shelf), spool)
+        with Spool(path) as spool:
+            come = spool.read(0, 99_999)
         assert any(version.startswith(come) for version in versions.values())
-    with Spool(path) as spool:
-        pull(Shelf(DATA), spool)
-        assert spool.read(0, 99_999) == DATA
-
-
-# --- ranges ----------------------------------------------------------------------
-
-
-def test_range_goes_on_in_the_middle(spool: Spool) -> None:
-    spool.append(b"other ranges" + DATA[5000:9000])
-    shelf = Shelf(DATA)
-    with resume_range(shelf, "f", spool, 4000, 9000, 500) as feed:
-        assert b"".join(feed.read(9500)) == DATA[9000:9500]
-    assert shelf.asked == [(5000, 4500, None)]
-
-
-@pytest.mark.parametrize("knows_ranges", [True, False])
-def test_range_of_another_file_is_noticed(spool: Spool, knows_ranges: bool) -> None:
-    spool.append(os.urandom(4000))
-    shelf = Shelf(DATA, knows_ranges=knows_ranges)
-    with pytest.raises(AnotherFile):
-        resume_range(shelf, "f", spool, 4000, 9000, 500)
-    assert spool.size == 4000
-
-
-def test_range_of_a_server_without_ranges_is_waited_for(spool: Spool) -> None:
-    shelf = Shelf(DATA, knows_ranges=False)
-    with resume_range(shelf, "f", spool, 0, 9000, 500) as feed:
-        assert not feed.is_ranged
-        assert b"".join(feed.read(9500)) == DATA[9000:9500]
-        assert b"".join(feed.read(9600)) == DATA[9500:9600]
-
-
-def test_range_beyond_the_end_is_an_error(spool: Spool) -> None:
-    with pytest.raises(errors.NetworkError, match="it ends after 20000 bytes"):
-        resume_range(Shelf(DATA), "f", spool, 0, 30_000, 500)
-
-
-def test_feed_refuses_another_offset() -> None:
-    class Confused(Shelf):
-        def open(
-            self,
-            name: str,
-            *,
-            start: int = 0,
-            length: int | None = None,
-            validator: str | None = None,
-        ) -> Stream:
-            return Stream(start + 1, None, iter([]))
-
-    with pytest.raises(errors.NetworkError, match="another offset"):
-        Feed(Confused(DATA), "f", 5)
 
 
 # --- persistence -----------------------------------------------------------------
 
 
 def test_moving_download_is_repeated_a_standing_one_is_not(spool: Spool) -> None:
-    clock = StillClock()
-    shelf = Shelf(DATA, tag='"1"', cut=6000)
-    persist(spool, clock, lambda: pull(shelf, spool))
+    shelf = Shelf(DATA, cut=6000)
+    pull(crew_of(shelf), spool)
     assert spool.read(0, 99_999) == DATA
-    assert len(clock.slept) == 3
-    shelf = Shelf(DATA * 2, tag='"2"', cut=0)
+    assert len(shelf.asked) >= 4
+    spool.clear()
+    dead = Shelf(DATA, cut=0)
     with pytest.raises(errors.NetworkError, match="cut off"):
-        persist(spool, clock, lambda: pull(shelf, spool))
-    assert len(clock.slept) == 3
+        pull(crew_of(dead), spool)
+    assert len(dead.asked) == 2
+
+
+class Refusing(Shelf):
+    """A place that gives the same answer to everything."""
+
+    error: errors.NetworkError
+
+    def open(self, name: str, *, start: int = 0, length: int | None = None) -> Stream:
+        self.asked.append((start, length))
+        raise self.error
 
 
 @pytest.mark.parametrize(
@@ -248,15 +210,11 @@ def test_moving_download_is_repeated_a_standing_one_is_not(spool: Spool) -> None
 def test_some_failures_do_not_pass(
     spool: Spool, kind: type[errors.NetworkError]
 ) -> None:
-    clock = StillClock()
-
-    def attempt() -> None:
-        spool.append(b"x")
-        raise kind("http://a.test", "no")
-
+    shelf = Refusing(DATA)
+    shelf.error = kind("http://a.test", "no")
     with pytest.raises(kind):
-        persist(spool, clock, attempt)
-    assert not clock.slept
+        pull(crew_of(shelf), spool)
+    assert len(shelf.asked) == 1
 
 
 # --- the file ----------------------------------------------------------------------
@@ -264,7 +222,7 @@ def test_some_failures_do_not_pass(
 
 def test_finished_spool_gets_its_name(tmp_path: Path) -> None:
     with Spool(tmp_path / "f.part") as spool:
-        pull(Shelf(DATA, tag='"1"'), spool)
+        pull(crew_of(Shelf(DATA)), spool)
         spool.finish("f")
     assert os.listdir(tmp_path) == ["f"]
     assert (tmp_path / "f").read_bytes() == DATA
@@ -272,16 +230,43 @@ def test_finished_spool_gets_its_name(tmp_path: Path) -> None:
 
 def test_removed_spool_leaves_nothing(tmp_path: Path) -> None:
     with Spool(tmp_path / "f.part") as spool:
-        pull(Shelf(DATA, tag='"1"'), spool)
+        pull(crew_of(Shelf(DATA)), spool)
         spool.remove()
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("note", [b"", b"[1,2]", b"\0\0", b"x" * 10_000])
-def test_damaged_note_is_none(tmp_path: Path, note: bytes) -> None:
-    (tmp_path / "f.part.origin").write_bytes(note)
+@pytest.mark.parametrize("journal", [b"", b"[1,2]", b"\0\0", b"0 99999", None])
+def test_spool_without_a_good_journal_is_empty(
+    tmp_path: Path, journal: bytes | None
+) -> None:
+    (tmp_path / "f.part").write_bytes(DATA)
+    if journal is not None:
+        (tmp_path / "f.part.have").write_bytes(journal)
     with Spool(tmp_path / "f.part") as spool:
-        assert spool.recall("http://a.test/f") is None
+        assert (spool.size, spool.have.total) == (0, 0)
+
+
+def test_journal_never_says_more_than_there_is(tmp_path: Path) -> None:
+    (tmp_path / "f.part").write_bytes(DATA[:100])
+    (tmp_path / "f.part.have").write_bytes(b"0 20000 http://a.test\n")
+    with Spool(tmp_path / "f.part") as spool:
+        assert spool.size == 100
+
+
+def test_several_threads_may_write(tmp_path: Path) -> None:
+    def write(into: Spool, number: int) -> None:
+        for at in range(number * 500, len(DATA), 2000):
+            into.write(at, DATA[at : at + 500], f"http://{number}.test")
+
+    with Spool(tmp_path / "f.part") as spool:
+        threads = [threading.Thread(target=write, args=(spool, n)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    with Spool(tmp_path / "f.part") as spool:
+        assert spool.read(0, 99_999) == DATA
+        assert spool.givers(500, 1000) == {"http://1.test"}
 
 
 def test_room_is_needed_with_a_reserve(

@@ -112,9 +112,8 @@ class World:
             "delta",
             "files",
             "pack.index",
-            "pack.ranges",
             "pack.spool",
-            "pack.spool.origin",
+            "pack.spool.have",
         }
         assert not left
 

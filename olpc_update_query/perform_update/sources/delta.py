@@ -11,20 +11,28 @@ from olpc_update_query import errors
 from olpc_update_query.model.delta import MAX_HEADER, DeltaHeader
 from olpc_update_query.model.pack import unpack_segment
 from olpc_update_query.perform_update.activate import InstalledTree
+from olpc_update_query.perform_update.sources.crew import Crew
+from olpc_update_query.perform_update.sources.download import HEAD
 from olpc_update_query.perform_update.sources.intake import Intake
 from olpc_update_query.perform_update.sources.spool import (
-    Feed,
-    Files,
+    AnotherFile,
     Spool,
     most_packed,
     need_room,
-    persist,
-    resume,
 )
+from olpc_update_query.perform_update.spans import Span
 from olpc_update_query.perform_update.store import DELTA
 
 PART = f"{DELTA}.part"
 _SLACK = 64 * 1024
+_WRONG = (
+    AnotherFile,
+    errors.Malformed,
+    errors.CorruptContent,
+    errors.UntrustedContents,
+)
+_MOST_RESTARTS = 2
+_LARGEST = 1 << 40  # until the manifest says how large it can be
 _PER_ENTRY = 2  # an index line is never longer than twice a line of the manifest
 
 
@@ -40,7 +48,7 @@ def begun_from(intake: Intake) -> str | None:
     return None if header is None else header.old
 
 
-def fetch_delta(intake: Intake, files: Files, tree: InstalledTree) -> bool:
+def fetch_delta(intake: Intake, crew: Crew, tree: InstalledTree) -> bool:
     """Fetch the delta pack from one installed build.
 
     Returns:
@@ -48,26 +56,26 @@ def fetch_delta(intake: Intake, files: Files, tree: InstalledTree) -> bool:
 
     Raises:
         NetworkError: The link failed; what has come is kept.
-        Malformed: It is damaged; what has come is dropped.
-        CorruptContent: The same.
-        UntrustedContents: The same.
         NoSpace: It cannot fit.
     """
     name = f"delta/{tree.build}.pack"
     with Spool(intake.directory / PART) as spool:
-        delta = _Delta(intake, files, tree, spool)
+        delta = _Delta(intake, crew, tree, spool)
         delta.drop_other()
-        before = spool.size
-        try:
-            persist(spool, intake.clock, lambda: delta.pull(name))
-        except errors.BuildNotFound:
-            spool.remove()
-            return False
-        except (errors.Malformed, errors.CorruptContent, errors.UntrustedContents):
-            spool.remove()
-            raise
-        finally:
-            intake.credit("delta", max(spool.size - before, 0))
+        while True:
+            before = spool.have.total
+            try:
+                delta.pull(name)
+                break
+            except errors.BuildNotFound:
+                spool.remove()
+                return False
+            except _WRONG as error:
+                if not delta.start_over(name, error):
+                    spool.remove()
+                    return False
+            finally:
+                intake.credit("delta", max(spool.have.total - before, 0))
         if intake.needs():
             spool.finish(DELTA)
             intake.look_again()
@@ -80,10 +88,11 @@ class _Delta:
     """One delta pack on its way."""
 
     def __init__(
-        self, intake: Intake, files: Files, tree: InstalledTree, spool: Spool
+        self, intake: Intake, crew: Crew, tree: InstalledTree, spool: Spool
     ) -> None:
-        self._intake, self._files = intake, files
+        self._intake, self._crew = intake, crew
         self._tree, self._spool = tree, spool
+        self._restarts = 0
 
     def drop_other(self) -> None:
         """Drop what is the beginning of another delta pack, or of none."""
@@ -92,46 +101,56 @@ class _Delta:
         except errors.Malformed:
             header = None
         if header is None or self._misfit(header):
-            self._spool.cut(0)
+            self._spool.clear()
 
     def pull(self, name: str) -> None:
         """Bring the spool to its end, or as far as it is of use."""
-        header = _header_in(self._spool)
-        if header is not None and self._spool.size == header.length:
-            return
-        with resume(self._files, name, self._spool) as feed:
-            header = self._receive_header(feed)
-            self._receive(feed, header.index_offset, header.length)
-            if not self._intake.has_manifest:
-                self._intake.accept_manifest(self._manifest(header))
-            if not self._intake.needs():
-                return
-            self._check_total(header)
-            need_room(self._intake.directory, header.length - self._spool.size)
-            self._receive(feed, header.length, header.length)
-        if self._spool.size > header.length:
-            raise errors.CorruptContent(name, f"{header.length} bytes", "more")
+        spool, intake = self._spool, self._intake
 
-    def _receive_header(self, feed: Feed) -> DeltaHeader:
-        while (header := _header_in(self._spool)) is None:
-            chunk = next(feed.read(), b"")
-            if not chunk or self._spool.size > MAX_HEADER:
-                raise errors.Malformed("delta pack", "it has no header line")
-            self._spool.append(chunk)
+        def tell() -> None:
+            total = spool.length or HEAD
+            intake.progress.transferred(min(spool.have.total, total), total)
+
+        download = self._crew.download(name, spool, limit=_LARGEST, tell=tell)
+        if _header_in(spool) is None:
+            need_room(intake.directory, HEAD)
+            download.fill([Span(0, HEAD)])
+        header = self._header()
+        download.fill([Span(0, header.index_offset)])
+        if not intake.has_manifest:
+            intake.accept_manifest(self._manifest(header))
+        if not intake.needs():
+            return
+        self._check_total(header)
+        need_room(intake.directory, header.length - spool.have.total)
+        download.fill([Span(0, header.length)])
+
+    def start_over(self, name: str, error: errors.UpdateError) -> bool:
+        """Drop what is wrong, and say whether somebody may have it right."""
+        self._intake.progress.step(f"a delta pack is of no use: {error}")
+        givers = self._spool.givers(0, _LARGEST)
+        self._spool.clear()
+        if isinstance(error, AnotherFile):  # published anew
+            self._restarts += 1
+            self._crew.forgive(name)
+            return self._restarts <= _MOST_RESTARTS
+        self._crew.blame(givers, name, error)
+        return bool(givers) and self._crew.can_give(name)
+
+    def _header(self) -> DeltaHeader:
+        header = _header_in(self._spool)
+        if header is None:
+            raise errors.Malformed("delta pack", "it has no header line")
         if reason := self._misfit(header):
             raise errors.Malformed("delta pack", reason)
-        if feed.total is not None and feed.total != header.length:
+        if self._spool.length not in {None, header.length}:
             raise errors.Malformed("delta pack", "its header tells another length")
+        self._spool.length = header.length
         size = header.length / 1e6
         self._intake.progress.step(
             f"fetching the changes from build {self._tree.build}: {size:.1f} MB"
         )
         return header
-
-    def _receive(self, feed: Feed, end: int, total: int) -> None:
-        for chunk in feed.read(end):
-            self._spool.append(chunk)
-            self._intake.progress.transferred(self._spool.size, total)
 
     def _misfit(self, header: DeltaHeader) -> str | None:
         """Say why a delta pack cannot be for this laptop and order."""

@@ -23,7 +23,6 @@ class WebFiles:
         *,
         start: int = 0,
         length: int | None = None,
-        validator: str | None = None,
     ) -> Stream:
         """Open a file by its path in the build's directory.
 
@@ -34,5 +33,4 @@ class WebFiles:
             f"{self.url}/{quote(name)}",
             start=start,
             length=length,
-            validator=validator,
         )

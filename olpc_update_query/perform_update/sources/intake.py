@@ -19,14 +19,14 @@ from olpc_update_query.model.manifest import (
     parse_header,
 )
 from olpc_update_query.model.orders import Order
-from olpc_update_query.model.pack import unpack_segment
+from olpc_update_query.model.pack import Frame, unpack_segment
 from olpc_update_query.perform_update.activate import InstalledTree
 from olpc_update_query.perform_update.plan import Plan, make_plan
 from olpc_update_query.perform_update.store import (
     DELTA,
     FILES,
+    HAVE,
     INDEX,
-    RANGES,
     SPOOL,
     Downloads,
     Piece,
@@ -209,7 +209,7 @@ class Intake(Closing):
         return needs
 
     def _meet_from_packs(self, needs: Needs, downloads: Downloads) -> None:
-        for file, names in ((DELTA, (DELTA,)), (SPOOL, (SPOOL, RANGES, INDEX))):
+        for file, names in ((DELTA, (DELTA,)), (SPOOL, (SPOOL, HAVE, INDEX))):
             try:
                 for piece in downloads.pieces(file):
                     if self._is_usable(piece):
@@ -272,7 +272,7 @@ class Intake(Closing):
             os.rename(fresh, fresh.with_suffix(""))
         self.needs().meet(digest)
 
-    def unpack(self, only: Collection[bytes] | None = None) -> None:
+    def unpack(self, only: Collection[bytes] | None = None) -> list[Frame]:
         """Unpack what lies in the spool of a full pack into whole contents.
 
         That proves them, at the price of space and time: for what proved to be
@@ -281,20 +281,19 @@ class Intake(Closing):
         Args:
             only: The digests to unpack; None for all that the build needs.
 
-        Raises:
-            CorruptContent: At least one is damaged; the others are unpacked.
+        Returns:
+            The frames that are damaged; all others are unpacked.
         """
-        damaged: errors.CorruptContent | None = None
+        damaged: list[Frame] = []
         with Downloads(self.directory) as downloads:
             spool = downloads.descriptors().get(SPOOL, -1)
             for piece in downloads.pieces(SPOOL):
                 if self._is_to_be_unpacked(piece, only):
                     try:
                         self.take_chunks(*_unpacked(spool, piece))
-                    except errors.CorruptContent as error:
-                        damaged = error
-        if damaged is not None:
-            raise damaged
+                    except errors.CorruptContent:
+                        damaged.append(piece.frame)
+        return damaged
 
     def _is_to_be_unpacked(self, piece: Piece, only: Collection[bytes] | None) -> bool:
         digest = piece.frame.digest

@@ -38,7 +38,6 @@ class LocalFiles:
         *,
         start: int = 0,
         length: int | None = None,
-        validator: str | None = None,
     ) -> Stream:
         """Open a file by its path in the build's directory.
 
@@ -59,11 +58,11 @@ class LocalFiles:
         if not stat.S_ISREG(facts.st_mode):
             os.close(descriptor)
             raise errors.NetworkError(where, "not a file")
-        version = f"{facts.st_dev} {facts.st_ino} {facts.st_size} {facts.st_mtime_ns}"
-        if start >= facts.st_size or (validator and validator != version):
+        is_partial = start < facts.st_size
+        if not is_partial:
             start, length = 0, None
         chunks = _read(where, descriptor, start, length)
-        return Stream(start, facts.st_size, chunks, version)
+        return Stream(start, facts.st_size, chunks, is_partial=is_partial)
 
 
 def _read(

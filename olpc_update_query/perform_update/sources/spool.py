@@ -1,20 +1,27 @@
-"""Spools: downloads whose length is their progress.
+"""Spools: downloads that know which of their bytes have come, and from whom.
 
-A spool is only ever appended to, and what was appended is on the disk at the latest
-64 KiB later: a cut link or a power cut costs no more than that. It goes on with one
-server where it stopped with another. The last bytes that it has are asked for once
-more and compared, unless the server itself vouches that the file is still the same.
+Bytes may come in any order and from several sources at once. What came is on the disk
+at the latest 64 KiB later, and the journal beside the spool says so: a cut link or a
+power cut costs no more than that. A source that has not vouched for the file itself is
+asked for the last bytes before a gap once more, and they are compared.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from olpc_update_query import errors
-from olpc_update_query.model import canonical
-from olpc_update_query.ports import Clock, Stream
+from olpc_update_query.perform_update.spans import (
+    JOURNAL,
+    LARGEST_JOURNAL,
+    Receipt,
+    Spans,
+    read_journal,
+)
+from olpc_update_query.ports import Stream
 from olpc_update_query.system.closing import Closing
 from olpc_update_query.system.files import (
     disk_errors,
@@ -24,9 +31,8 @@ from olpc_update_query.system.files import (
     write_all,
 )
 
-SYNC_EVERY = 64 * 1024
+SYNC_EVERY = 48 * 1024  # with the 16 KiB that come at once: 64 KiB at stake
 OVERLAP = 4 * 1024  # compared when nobody vouches for the rest
-PAUSE = 1.0  # seconds before a server is asked for the rest
 RESERVE = 1024 * 1024  # left free on the disk for state and logs
 
 
@@ -45,7 +51,6 @@ class Files(Protocol):
         *,
         start: int = 0,
         length: int | None = None,
-        validator: str | None = None,
     ) -> Stream:
         """Open a file of the build, by its path there; see ``ports.Transport.get``."""
 
@@ -54,122 +59,136 @@ class AnotherFile(errors.NetworkError):
     """A server has another file than the one that a spool is a part of."""
 
 
-_FINAL = (AnotherFile, errors.BuildNotFound, errors.NoAnswer, errors.ProxyRefused)
-
-
 class Spool(Closing):
-    """A file that is appended to, perhaps in several runs.
+    """A file that is filled, perhaps in several runs and by several threads.
 
     Attributes:
         path: Where it is.
-        size: Its length: the progress.
-        reached: The greatest length it has had since it was opened, to tell a
-            download that moves from one that starts over again and again.
+        have: Which of its bytes have come.
+        receipts: Who gave them, in the order in which they came.
+        length: How long the file will be, once a source has said it.
     """
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self.path = path
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.path, self._journal = path, path.with_name(path.name + JOURNAL)
+        self.length: int | None = None
+        self._lock = threading.Lock()
         with disk_errors(path):
             self._descriptor = os.open(path, flags, 0o644)
-            self.size = self.reached = os.fstat(self._descriptor).st_size
+            self.receipts = self._read_journal()
+        self.have = Spans((one.start, one.end) for one in self.receipts)
+        self._written: list[Receipt] = []
         self._unsynced = 0
+
+    def _read_journal(self) -> list[Receipt]:
+        size = os.fstat(self._descriptor).st_size
+        try:
+            raw = read_bounded(self._journal, LARGEST_JOURNAL)
+        except (OSError, ValueError):
+            return []
+        found: list[Receipt] = []
+        for one in read_journal(raw):
+            _note(found, one._replace(end=min(one.end, size)))
+        return found
 
     def close(self) -> None:
         """Write out what has come, and close the file."""
-        with contextlib.suppress(OSError):
-            os.fdatasync(self._descriptor)
+        with contextlib.suppress(errors.UpdateError):
+            self.sync()
         os.close(self._descriptor)
 
-    def append(self, data: bytes) -> None:
-        """Add bytes.
+    @property
+    def size(self) -> int:
+        """Up to where it has come without a gap."""
+        return self.have.reach(0)
+
+    def write(self, start: int, data: bytes, giver: str) -> None:
+        """Put bytes where they belong; what is there already stays.
 
         Raises:
             TreeError: The disk is full or failing.
         """
-        with disk_errors(self.path, needed=len(data)):
-            write_all(self._descriptor, data)
-        self.size += len(data)
-        self.reached = max(self.reached, self.size)
-        self._unsynced += len(data)
-        if self._unsynced >= SYNC_EVERY:
-            self.sync()
+        with self._lock, disk_errors(self.path, needed=len(data)):
+            for gap in self.have.gaps(start, start + len(data)):
+                os.lseek(self._descriptor, gap.start, os.SEEK_SET)
+                write_all(self._descriptor, data[gap.start - start : gap.end - start])
+                self.have.add(gap.start, gap.end)
+                _note(self._written, Receipt(gap.start, gap.end, giver))
+                self._unsynced += gap.end - gap.start
+            if self._unsynced >= SYNC_EVERY:
+                self._sync()
 
     def sync(self) -> None:
-        """Have everything on the disk."""
-        with disk_errors(self.path):
-            os.fdatasync(self._descriptor)
+        """Have everything on the disk.
+
+        Raises:
+            TreeError: The disk is full or failing.
+        """
+        with self._lock, disk_errors(self.path):
+            self._sync()
+
+    def _sync(self) -> None:
+        if not self._written:
+            return
+        os.fdatasync(self._descriptor)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        journal = os.open(self._journal, flags, 0o644)
+        try:
+            write_all(journal, b"".join(one.encode() for one in self._written))
+            os.fdatasync(journal)
+        finally:
+            os.close(journal)
+        for one in self._written:
+            _note(self.receipts, one)
+        self._written.clear()
         self._unsynced = 0
 
     def read(self, offset: int, length: int) -> bytes:
-        """Read a stretch; shorter at the end of the spool."""
+        """Read a stretch as far as it has come without a gap."""
+        with self._lock:
+            end = min(offset + length, self.have.reach(offset))
         with disk_errors(self.path):
-            return os.pread(self._descriptor, length, offset)
+            return os.pread(self._descriptor, end - offset, offset)
 
-    def cut(self, size: int) -> None:
-        """Drop everything from ``size`` on."""
-        with disk_errors(self.path):
-            os.ftruncate(self._descriptor, size)
-        self.size = size
+    def clear(self) -> None:
+        """Drop everything that has come."""
+        with self._lock, disk_errors(self.path):
+            self._journal.unlink(missing_ok=True)
+            os.ftruncate(self._descriptor, 0)
+            self.have, self.length = Spans(), None
+            self.receipts.clear()
+            self._written.clear()
+            self._unsynced = 0
 
     def finish(self, name: str) -> None:
         """Give the complete spool its final name beside it, for good."""
         self.sync()
         with disk_errors(self.path):
             os.rename(self.path, self.path.with_name(name))
-            _note(self.path).unlink(missing_ok=True)
+            self._journal.unlink(missing_ok=True)
             fsync_directory(self.path.parent)
 
     def remove(self) -> None:
         """Delete it: what was in it has been used."""
+        self._written.clear()
         with disk_errors(self.path):
-            for path in (_note(self.path), self.path):
+            for path in (self._journal, self.path):
                 path.unlink(missing_ok=True)
 
-    def remember(self, url: str, validator: str | None) -> None:
-        """Note which version of which file this is a part of.
-
-        Not worth a sync: a lost or torn note costs an overlap.
-        """
-        words = canonical.encode([url, validator])
-        with disk_errors(self.path):
-            _note(self.path).write_bytes(words)
-
-    def recall(self, url: str) -> str | None:
-        """Return what vouches for the rest of the file at ``url``, if anything."""
-        try:
-            found = canonical.decode(read_bounded(_note(self.path), 8192))
-        except (OSError, ValueError, errors.Malformed):
-            return None
-        match found:
-            case [str(whose), str(validator)] if whose == url:
-                return validator
-        return None
+    def givers(self, start: int, end: int) -> set[str]:
+        """Return who gave any of the bytes from ``start`` up to ``end``."""
+        given = (*self.receipts, *self._written)
+        return {one.url for one in given if one.start < end and start < one.end}
 
 
-def _note(path: Path) -> Path:
-    return path.with_name(f"{path.name}.origin")
-
-
-def persist(spool: Spool, clock: Clock, attempt: Callable[[], None]) -> None:
-    """Repeat an attempt while each one brings the spool further than any before.
-
-    No counter ends a download that moves; one that stands still, or begins from the
-    start again and again, ends at once.
-
-    Raises:
-        NetworkError: What the last attempt raised.
-    """
-    while True:
-        reached = spool.reached
-        try:
-            return attempt()
-        except _FINAL:
-            raise
-        except errors.NetworkError:
-            if spool.reached <= reached:
-                raise
-        clock.sleep(PAUSE)
+def _note(receipts: list[Receipt], one: Receipt) -> None:
+    """Add a receipt; one that goes on where the last one ended continues it."""
+    if one.start >= one.end:
+        return
+    if receipts and (receipts[-1].end, receipts[-1].url) == (one.start, one.url):
+        one = receipts.pop()._replace(end=one.end)
+    receipts.append(one)
 
 
 class Feed(Closing):
@@ -178,27 +197,19 @@ class Feed(Closing):
     Attributes:
         position: Offset of the byte that comes next.
         total: Length of the file, where it is known.
-        validator: What names this version of it.
-        is_ranged: Whether it began where it was asked to.
+        is_ranged: Whether no more than what was asked for comes.
     """
 
     def __init__(
-        self,
-        files: Files,
-        name: str,
-        start: int = 0,
-        length: int | None = None,
-        validator: str | None = None,
+        self, files: Files, name: str, start: int = 0, length: int | None = None
     ) -> None:
         self.url = f"{files.url}/{name}"
-        stream = files.open(name, start=start, length=length, validator=validator)
+        stream = files.open(name, start=start, length=length)
         if stream.start not in {0, start}:
             raise errors.NetworkError(self.url, "the bytes of another offset came")
         self.position, self.total = stream.start, stream.total
-        self.validator = stream.validator
-        self.is_ranged = stream.start == start
+        self.is_ranged = stream.is_partial
         self._chunks: Iterator[bytes] = stream.chunks
-        self._left = b""
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -206,127 +217,29 @@ class Feed(Closing):
         if close is not None:
             close()
 
-    def read(self, end: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes up to offset ``end``, or all there are.
+    def read(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the bytes as they come, each piece with its offset.
 
         Raises:
-            NetworkError: The link failed, or the file ended before.
+            NetworkError: The link failed.
         """
-        while end is None or self.position < end:
-            chunk = self._left or next(self._chunks, b"")
-            if not chunk:
-                break
-            room = len(chunk) if end is None else end - self.position
-            self._left = chunk[room:]
-            self.position += len(chunk[:room])
-            yield chunk[:room]
-        if end is not None and self.position < end:
-            reason = f"it ends after {self.position} bytes, not {end}"
-            raise errors.NetworkError(self.url, reason)
-
-    def unread(self, data: bytes) -> None:
-        """Take back the last bytes that were read."""
-        self.position -= len(data)
-        self._left = data + self._left
+        for chunk in self._chunks:
+            self.position += len(chunk)
+            yield self.position - len(chunk), chunk
 
 
-def resume(files: Files, name: str, spool: Spool) -> Feed:
-    """Open the file of which the spool is the beginning, where the spool ends.
-
-    Where the file differs from the spool, the spool loses everything from there on.
-
-    Raises:
-        NetworkError: The link failed.
-    """
-    feed = _open(files, name, spool, spool.size, spool.size, None)
-    try:
-        began = feed.position
-        parted = _compare(feed, spool, 0, 0)
-        if parted is not None and began > 0:
-            feed.close()
-            spool.cut(0)
-            feed = Feed(files, name)
-        elif parted is not None:
-            spool.cut(parted)
-        spool.remember(feed.url, feed.validator)
-    except BaseException:
-        feed.close()
-        raise
-    return feed
-
-
-def resume_range(
-    files: Files, name: str, spool: Spool, known: int, position: int, length: int
-) -> Feed:
-    """Open a range of a file of which the spool ends with the beginning.
-
-    Args:
-        files: The place.
-        name: The file.
-        spool: What has been fetched.
-        known: How many of the spool's last bytes lie just before the range.
-        position: Offset in the file of the first byte that is wanted.
-        length: How many bytes are wanted.
-
-    Raises:
-        AnotherFile: What is known differs.
-        NetworkError: The link failed.
-    """
-    feed = _open(files, name, spool, known, position, length)
-    try:
-        parted = _compare(feed, spool, position - spool.size, position - known)
-        spool.remember(feed.url, feed.validator)
-    except BaseException:
-        feed.close()
-        raise
-    if parted is not None:
-        feed.close()
-        raise AnotherFile(feed.url, "it is another file than before")
-    return feed
-
-
-def _open(
-    files: Files, name: str, spool: Spool, known: int, position: int, length: int | None
-) -> Feed:
-    """Ask for a file from a little before ``position``.
-
-    One byte more than needed is always asked for where there is one: nobody can send
-    the part of a file that begins at its end.
-    """
-    validator = spool.recall(f"{files.url}/{name}") if known else None
-    overlap = min(known, 1 if validator else OVERLAP)
-    wanted = None if length is None else length + overlap
-    return Feed(files, name, position - overlap, wanted, validator)
-
-
-def _compare(feed: Feed, spool: Spool, shift: int, first: int) -> int | None:
-    """Read what the spool has as well; return where in the spool the two part.
-
-    Args:
-        feed: Is left at the spool's end, or where the two part.
-        spool: What there is.
-        shift: Offset in the file minus offset in the spool.
-        first: Offset in the file of the first byte that the spool has.
-    """
-    for _ in feed.read(first):
-        pass
-    end = spool.size + shift
-    if feed.total is not None and feed.total < end:
-        end = feed.total
-    at = feed.position - shift
-    for chunk in feed.read(end):
-        ours = spool.read(at, len(chunk))
-        if ours != chunk:
-            same = _common_length(ours, chunk)
-            feed.unread(chunk[same:])
-            return at + same
-        at += len(chunk)
-    return at if at < spool.size else None
-
-
-def _common_length(one: bytes, other: bytes) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
+def differs(spool: Spool, start: int, data: bytes) -> bool:
+    """Say whether bytes that came differ from those that came before."""
+    end = start + len(data)
+    at = start
+    while at < end:
+        ours = spool.read(at, end - at)
+        if ours != data[at - start : at - start + len(ours)]:
+            return True
+        at += len(ours)
+        gaps = spool.have.gaps(at, end)
+        at = gaps[0].end if gaps else max(at, end)
+    return False
 
 
 def need_room(path: Path, size: int) -> None:
