@@ -22,6 +22,7 @@ from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import format_time
 from olpc_update_query.policy.decide import Decision
 from olpc_update_query.policy.due import Due
+from olpc_update_query.policy.pace import Pace
 from olpc_update_query.policy.schedule import Trigger, Verdict
 from olpc_update_query.ports import Clock
 from olpc_update_query.system.host import boot_id
@@ -223,6 +224,7 @@ class Report:
         self._trigger, self._keeps = trigger, keeps
         self._run: dict[str, Json] = {}
         self._written = float("-inf")
+        self._pace = Pace()
 
     def tell(self, event: Event) -> None:
         """Pass an event on."""
@@ -246,16 +248,20 @@ class Report:
         """Tell one step of the installation (``ports.Progress``)."""
         self._audience.step(text)
         self._run["step"] = text
-        self._run.pop("done", None)
-        self._run.pop("total", None)
+        for name in ("done", "total", "rate", "remaining"):
+            self._run.pop(name, None)
         self._write_status()
 
     def transferred(self, done: int, total: int) -> None:
         """Tell how many bytes of how many have arrived (``ports.Progress``)."""
         self._audience.transferred(done, total)
-        self._run |= {"done": done, "total": total}
-        if self._clock.boottime() - self._written >= PROGRESS_SECONDS:
-            self._write_status()
+        now = self._clock.boottime()
+        self._pace.note(done, now)
+        if now - self._written < PROGRESS_SECONDS:
+            return
+        self._run |= {"done": done, "total": total, "rate": self._pace.rate}
+        self._run["remaining"] = self._pace.remaining(total)
+        self._write_status()
 
     def end(self, outcome: Outcome) -> None:
         """Say what this side came to, and that it is at work no longer."""

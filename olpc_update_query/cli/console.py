@@ -14,12 +14,15 @@ import click
 
 from olpc_update_query import errors
 from olpc_update_query.cli import render
+from olpc_update_query.policy.pace import Pace
 from olpc_update_query.ports import Clock
 from olpc_update_query.report import Event, Outcome, failure
 from olpc_update_query.system.host import SystemClock
 
 INTERRUPTED = 130
 BAR_WIDTH = 30
+REDRAW = 0.2  # seconds
+BETWEEN_LINES = 60.0
 
 
 class Level(IntEnum):
@@ -76,7 +79,8 @@ class Console:
     def transferred(self, done: int, total: int) -> None:
         """Tell how many bytes of how many have arrived."""
         if not self.as_json and self.level >= Level.LINE:
-            self._bar.show(done, total, lines=self.tells_story)
+            now = self._clock.boottime()
+            self._bar.show(done, total, now, lines=self.tells_story)
 
     def end(self, outcome: Outcome) -> None:
         """Tell what it came to."""
@@ -135,18 +139,34 @@ class _Bar:
     def __init__(self, on_terminal: bool) -> None:
         self._on_terminal = on_terminal
         self._shown = False
-        self._tenth = 0
+        self._pace = Pace()
+        self._tenth, self._drawn = 0, float("-inf")
 
-    def show(self, done: int, total: int, *, lines: bool) -> None:
+    def show(self, done: int, total: int, now: float, *, lines: bool) -> None:
+        """Show it, where and as often as that makes sense.
+
+        Args:
+            done: Bytes that have come.
+            total: Bytes of all.
+            now: Seconds of a clock that is not set.
+            lines: Whether a log wants to know.
+        """
+        self._pace.note(done, now)
         share = min(done / total, 1.0) if total else 1.0
-        text = f"{share:4.0%}  {render.size(done)} of {render.size(total)}"
-        if self._on_terminal:
+        since, tenth = now - self._drawn, int(share * 10)
+        left = self._pace.remaining(total)
+        text = render.progress(done, total, self._pace.rate, left)
+        if self._on_terminal and (since >= REDRAW or share == 1.0):
             filled = "#" * int(share * BAR_WIDTH)
             _echo(f"\r[{filled:<{BAR_WIDTH}}] {text}\x1b[K", nl=False)
-            self._shown = True
-        elif lines and int(share * 10) != self._tenth:
-            self._tenth = int(share * 10)
+            self._shown, self._drawn = True, now
+        elif lines and not self._on_terminal and self._is_news(tenth, since):
+            self._tenth, self._drawn = tenth, now
             _echo(f"  {text}")
+
+    def _is_news(self, tenth: int, since: float) -> bool:
+        """Tell whether a log wants a line: each tenth, but at most one a minute."""
+        return tenth != self._tenth and since >= BETWEEN_LINES
 
     def clear(self) -> None:
         if self._shown:

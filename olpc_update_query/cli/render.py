@@ -78,6 +78,15 @@ def size(count: int) -> str:
     return f"{count} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
 
 
+def progress(done: int, total: int, rate: int, remaining: int | None) -> str:
+    """Write how far a download is, how fast it moves and how long it still takes."""
+    share = min(done / total, 1.0) if total else 1.0
+    text = f"{share:4.0%}  {size(done)} of {size(total)}"
+    if rate and remaining is not None:
+        text += f", {size(rate)}/s, about {duration(remaining)} to go"
+    return text
+
+
 def expiry(seconds: int | None, now: int) -> str:
     """Write until when something is good."""
     if seconds is None:
@@ -260,19 +269,31 @@ PLAIN = ("state", "step", "text", "time")  # what needs no label in front of it
 
 def _member(name: str, value: Json, now: int) -> str:
     label = "" if name in PLAIN else f"{name.replace('_', ' ')} "
+    text = f"{label}{value}"
     match name, value:
         case "exit_code", 0:
-            return ""
+            text = ""
         case (("since" | "until" | "time"), int(moment)):
-            return label + _when(moment, now)
-        case "time", str(text):
-            return _when(parse_time(text), now)
+            text = label + _when(moment, now)
+        case "time", str(written):
+            text = _when(parse_time(written), now)
         case "until", None:
-            return "for ever"
+            text = "for ever"
         case (("done" | "total"), int(count)):
-            return label + size(count)
+            text = label + size(count)
+        case (("rate" | "remaining"), _):
+            text = _speed(name, value)
         case _:
-            return f"{label}{value}"
+            pass
+    return text
+
+
+def _speed(name: str, value: Json) -> str:
+    if name == "rate":
+        return f"{size(value)}/s" if isinstance(value, int) and value else "standing"
+    if not isinstance(value, int):
+        return "nobody knows how long to go"
+    return f"about {duration(value)} to go"
 
 
 def _when(seconds: int, now: int) -> str:

@@ -170,6 +170,7 @@ class CarryOut:
             clock=machine.clock,
             rsync=rsync,
             wanted=_damaged(machine.work.installer / WANTED),
+            state=machine.work.asker,
         )
 
     def _count_setback(self, *, moved: bool) -> None:

@@ -103,7 +103,9 @@ def _work(machine: Machine) -> Json:
 def _at_work(status: Status) -> dict[str, Json]:
     run = status.run
     state = "running" if status.alive else "interrupted"
-    told = ("step", "done", "total", "trigger", "since", "pid")
+    told = ["step", "done", "total", "trigger", "since", "pid"]
+    if status.alive:
+        told[3:3] = ["rate", "remaining"]
     return {"state": state, **{name: run[name] for name in told if name in run}}
 
 
@@ -123,7 +125,8 @@ def _bytes_below(directory: Path) -> int:
     for where, _, names in os.walk(directory):
         for name in names:
             try:
-                total += os.lstat(os.path.join(where, name)).st_size
+                # a spool has holes
+                total += os.lstat(os.path.join(where, name)).st_blocks * 512
             except OSError:
                 continue
     return total

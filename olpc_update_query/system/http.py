@@ -297,11 +297,13 @@ def _read_some(raw: Any) -> bytes:
     Whoever waits for a full piece takes a slow link for a silent one, and a cut costs
     what had come of it.
     """
+    piece: bytes
     if hasattr(raw, "read1"):
-        piece: bytes = raw.read1(PIECE, decode_content=False)
-        return piece
-    # urllib3 1.26, which Debian 12 has, leaves that to what it wraps
-    return raw._fp.read1(PIECE) or raw.read(1, decode_content=False)  # noqa: SLF001
+        piece = raw.read1(PIECE, decode_content=False)
+    else:  # urllib3 1.26, which Debian 12 has, leaves that to what it wraps
+        piece = raw._fp.read1(PIECE)  # noqa: SLF001
+        piece = piece or raw.read(1, decode_content=False)
+    return piece
 
 
 def _within(seconds: float, url: str, work: Callable[[], _T]) -> _T:

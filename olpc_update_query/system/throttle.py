@@ -1,13 +1,44 @@
 """HTTP that takes no more bytes a second than it was told to."""
 
+import socket
+import threading
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
 
 from olpc_update_query.ports import Clock, Stream
 from olpc_update_query.system.http import HttpTransport
 
+_SLICES = 4  # of a second: what is handed on in one go
+_SMALLEST, _LARGEST = 4 * 1024, 1024 * 1024
+
+
+class _Narrow(HTTPAdapter):
+    """Connections into which the kernel lets in little more than is taken out."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Set up connections, but with a small window."""
+        kwargs["socket_options"] = self._options()
+        super().init_poolmanager(*args, **kwargs)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        """Set up connections to a proxy, but with a small window."""
+        kwargs["socket_options"] = self._options()
+        return super().proxy_manager_for(*args, **kwargs)
+
+    def _options(self) -> list[tuple[int, int, int | bytes]]:
+        narrow = (socket.SOL_SOCKET, socket.SO_RCVBUF, self._window)
+        return [*HTTPConnection.default_socket_options, narrow]
+
 
 class ThrottledTransport(HttpTransport):
-    """HTTP whose downloads keep below a bandwidth (``ports.Transport``).
+    """HTTP whose downloads, all together, keep below a bandwidth.
 
     Args:
         user_agent: How we name ourselves.
@@ -21,6 +52,11 @@ class ThrottledTransport(HttpTransport):
     ) -> None:
         super().__init__(user_agent, proxies)
         self._clock, self._limit = clock, limit
+        self._slice = max(limit // _SLICES, 1)
+        self._lock, self._due = threading.Lock(), float("-inf")
+        window = min(max(self._slice, _SMALLEST), _LARGEST)
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Narrow(window))
 
     def get(
         self,
@@ -35,11 +71,17 @@ class ThrottledTransport(HttpTransport):
         return stream._replace(chunks=self._slowly(stream.chunks))
 
     def _slowly(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Pause after each chunk for as long as it should have taken."""
-        begun, got = self._clock.boottime(), 0
+        """Hand on what comes in slices, each when its time has come."""
         for chunk in chunks:
-            yield chunk
-            got += len(chunk)
-            ahead = got / self._limit - (self._clock.boottime() - begun)
-            if ahead > 0:
-                self._clock.sleep(ahead)
+            for at in range(0, len(chunk), self._slice):
+                piece = chunk[at : at + self._slice]
+                due = self._book(len(piece))
+                yield piece
+                if (wait := due - self._clock.boottime()) > 0:
+                    self._clock.sleep(wait)
+
+    def _book(self, size: int) -> float:
+        """Return the moment before which no more bytes may come."""
+        with self._lock:
+            self._due = max(self._due, self._clock.boottime()) + size / self._limit
+            return self._due

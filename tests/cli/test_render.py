@@ -7,6 +7,7 @@ import pytest
 from olpc_update_query import errors
 from olpc_update_query.cli import render
 from olpc_update_query.cli.console import Console, Level
+from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import Answer, BareOrder, BuildId, Order, Sha256
 from olpc_update_query.policy.decide import Install, Nothing, Refuse, Wait
 from olpc_update_query.policy.schedule import Ask, Trigger
@@ -198,12 +199,41 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lines_elsewhere(
     capsys: pytest.CaptureFixture[str], level: Level, as_json: bool, lines: int
 ) -> None:
-    shown = console(level, as_json=as_json)
+    clock = FakeClock(NOW)
+    shown = Console("olpc-update", level, as_json=as_json, clock=clock)
     for done in range(0, 10_001, 10):
+        clock.time += 1
         shown.transferred(done, 10_000)
     out = capsys.readouterr().out
     assert len(out.splitlines()) == lines
+    assert lines == 0 or "2.0 kB of 10.0 kB, 10 bytes/s, about 13 min 20 s to go" in out
     assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("step", "most"),
+    [
+        pytest.param(0.01, 1, id="a fast one"),
+        pytest.param(30.0, 10, id="one of hours: each tenth"),
+    ],
+)
+def test_a_log_is_not_flooded(
+    capsys: pytest.CaptureFixture[str], step: float, most: int
+) -> None:
+    clock = FakeClock(NOW)
+    shown = Console("olpc-update", Level.STORY, clock=clock)
+    for done in range(1001):
+        clock.time += step
+        shown.transferred(done, 1000)
+    assert 1 <= len(capsys.readouterr().out.splitlines()) <= most
+
+
+def test_status_tells_speed_and_remaining_time() -> None:
+    work: dict[str, Json] = {"state": "running", "done": 1000, "total": 5000}
+    moving = {"work": {**work, "rate": 100, "remaining": 40}}
+    assert "100 bytes/s, about 40 s to go" in next(render.status(moving, NOW))
+    standing = {"work": {**work, "rate": 0, "remaining": None}}
+    assert "standing, nobody knows" in next(render.status(standing, NOW))
 
 
 def test_a_failure_tells_the_next_query_in_a_story(

@@ -1,7 +1,12 @@
+"""Downloads keep to a bandwidth, however many there are at a time."""
+
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from olpc_update_query.system.host import SystemClock
 from olpc_update_query.system.throttle import ThrottledTransport
 from tests.http_server import serve
 from tests.simulator import FakeClock
@@ -30,3 +35,27 @@ def test_time_that_passed_anyway_is_not_waited_for(tmp_path: Path) -> None:
             clock.time += 1000
         transport.close()
     assert clock.slept == []
+
+
+def test_parallel_downloads_share_the_bandwidth(tmp_path: Path) -> None:
+    """Three at a time, by the real clock: 1.2 MB at 400 kB/s take three seconds."""
+    limit, size = 400_000, 400_000
+    (tmp_path / "pack").write_bytes(bytes(size))
+    got: list[int] = []
+    with serve(tmp_path) as site:
+        transport = ThrottledTransport("test", {}, SystemClock(), limit)
+
+        def pull() -> None:
+            got.extend(map(len, transport.get(site.url + "pack").chunks))
+
+        threads = [threading.Thread(target=pull) for _ in range(3)]
+        begun = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        took = time.monotonic() - begun
+        transport.close()
+    assert sum(got) == 3 * size
+    assert took >= 0.95 * 3 * size / limit
+    assert max(got) <= limit / 4, "no bursts"
