@@ -19,6 +19,7 @@ MAY_CHANGE: Final = {
         b"/lock",
         b"/asker/due",
         b"/asker/history.jsonl",
+        b"/asker/sources.json",
         b"/asker/state.json",
         b"/asker/status.json",
         b"/installer/history.jsonl",

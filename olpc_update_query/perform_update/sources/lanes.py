@@ -114,6 +114,8 @@ class Lane:
             self.end = max(self.end, self._dispatcher.finish())
         if total is None:
             return
+        if total == 0:
+            raise _nothing(feed)
         if total > self._dispatcher.limit:
             what = f"at most {self._dispatcher.limit} bytes"
             raise errors.CorruptContent(feed.url, what, f"{total}")
@@ -148,7 +150,14 @@ class Lane:
         """Judge the end of what came."""
         spool = self._dispatcher.spool
         if spool.length is None and feed.total is None and not feed.is_ranged:
+            if feed.position == 0:
+                raise _nothing(feed)
             spool.length = feed.position
         elif self.position < self.end:
             reason = f"it ends after {self.position} bytes, not {self.end}"
             raise errors.NetworkError(feed.url, reason)
+
+
+def _nothing(feed: Feed) -> errors.CorruptContent:
+    """Return the error of a file that is there and empty: no file of a build is."""
+    return errors.CorruptContent(feed.url, "a file of a build", "an empty one")
