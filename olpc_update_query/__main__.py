@@ -33,6 +33,8 @@ def _root_of_plain_poll(arguments: list[str]) -> str | None:
     """
     root, awaited, rest = "/", True, iter(arguments)
     for argument in rest:
+        if argument == "--hand-over":
+            continue
         if argument in {"-q", "--quiet"}:
             awaited = False
         elif argument == "--trigger":

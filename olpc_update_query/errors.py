@@ -80,6 +80,25 @@ class Busy(UpdateError):
         return f"another run is at work: {self.holder}"
 
 
+class NotPrepared(UpdateError):
+    """The installer's unit has not prepared what the asker's unit needs.
+
+    Args:
+        path: What is missing.
+    """
+
+    exit_code = 73
+    retry = True
+    advice = "Run `systemctl start olpc-update-prepare.service`, or ask as root."
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path} is missing: nothing can be handed to the installer"
+
+
 # --- the network: try again ---------------------------------------------------
 
 
@@ -215,6 +234,16 @@ class Malformed(TrustError):
 
     exit_code = 25
     advice = "It was damaged on the way or made by a faulty program."
+
+
+class BadHandOver(TrustError):
+    """What the asker's unit left for the installer's is not what it may be."""
+
+    exit_code = 72
+    advice = (
+        "It is removed, and nothing of it was used; "
+        "look who can act as user olpc-update."
+    )
 
 
 # --- the tree: path, expected, found ---------------------------------------------

@@ -153,6 +153,7 @@ class Result(StrEnum):
     NOTHING = "nothing-to-do"
     WAITING = "waiting"
     DRY_RUN = "dry-run"
+    HANDED_OVER = "handed-over"
     INSTALLED = "installed"
     ROLLED_BACK = "rolled-back"
     REFUSED = "refused"
@@ -265,7 +266,9 @@ class Report:
 
     def end(self, outcome: Outcome) -> None:
         """Say what this side came to, and that it is at work no longer."""
-        if self._keeps:
+        if outcome.result is Result.HANDED_OVER:
+            self.rest()  # what becomes of it the installer tells
+        elif self._keeps:
             self._keep(outcome)
         self._audience.end(outcome)
 

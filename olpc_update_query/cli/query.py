@@ -37,27 +37,53 @@ def main() -> NoReturn:
 )
 @click.option("--now", is_flag=True, help="Ask even if no query is due.")
 @click.option("--dry-run", is_flag=True, help="Ask and verify, but change nothing.")
+@click.option(
+    "--hand-over",
+    is_flag=True,
+    help="Only ask and fetch; leave to the installer's unit what needs root.",
+)
 @click.version_option(package_name=PROGRAM)
 @common
 @click.pass_context
-def query(context: click.Context, trigger: str, now: bool, dry_run: bool) -> None:
+def query(
+    context: click.Context, trigger: str, now: bool, dry_run: bool, hand_over: bool
+) -> None:
     """Ask the school server whether to renew the lease and which build to run.
 
     Without a subcommand it polls once, if a query is due.
     """
     if context.invoked_subcommand is None:
-        _poll(context.ensure_object(Common), Trigger(trigger), now, dry_run)
+        wish = (Trigger(trigger), now, dry_run)
+        _poll(context.ensure_object(Common), wish, hand_over)
 
 
-def _poll(given: Common, trigger: Trigger, now: bool, dry_run: bool) -> NoReturn:
+def _poll(given: Common, wish: tuple[Trigger, bool, bool], hand_over: bool) -> NoReturn:
     from olpc_update_query.run.poll import Poll, Wish
+    from olpc_update_query.run.two_units import AskerHalf
 
+    kind = AskerHalf if hand_over else Poll
     console = given.console()
     with console.guard():
         machine = given.machine()
         if machine.settings.ignore_signature:
             console.warn(render.UNSIGNED)
-        sys.exit(Poll(machine, console, Wish(trigger, now, dry_run)).run())
+        sys.exit(kind(machine, console, Wish(*wish)).run())
+
+
+@query.command()
+@common
+@_pass
+def install(given: Common) -> NoReturn:
+    """Do what the asker handed over: what needs root, and no network.
+
+    The installer's unit runs this. Without anything handed over it only prepares
+    what the asker needs.
+    """
+    from olpc_update_query.run.two_units import InstallerHalf
+
+    console = given.console()
+    with console.guard():
+        sys.exit(InstallerHalf(given.machine(), console).run())
 
 
 @query.command()

@@ -67,7 +67,8 @@ class ByHand:
         work = self._machine.work
         try:
             prepare(work)
-            with hold_lock(work.lock, f"olpc-update {self._build}"):
+            purpose = f"olpc-update {self._build}"
+            with hold_lock(work.lock, purpose), hold_lock(work.asker_lock, purpose):
                 return self._report_on_it()
         except AskerEndedError as ended:
             return ended.exit_code

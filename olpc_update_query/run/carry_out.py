@@ -74,10 +74,40 @@ class CarryOut:
             AskerEndedError: Nothing more could be fetched; the asker has said why.
         """
         layout = self._facts.require_layout()
-        try:
-            installed = perform_update(
+        return self._concluded(
+            lambda: perform_update(
                 lambda: self._fetch(layout), lambda: self._install(layout)
             )
+        )
+
+    def fetch(self) -> Numbers:
+        """Fetch only, in a process that is the asker's own.
+
+        Returns:
+            What it has cost.
+
+        Raises:
+            UpdateError: Nothing more could be fetched.
+        """
+        self._download(self._facts.require_layout())
+        return self._slip.read()
+
+    def install(self, cost: Numbers) -> Outcome:
+        """Install only: another process, the asker's, has fetched.
+
+        Args:
+            cost: What that has cost.
+
+        Returns:
+            What it came to; failures of the installer included.
+        """
+        layout = self._facts.require_layout()
+        self._slip.write(cost)
+        return self._concluded(lambda: self._install(layout))
+
+    def _concluded(self, work: Callable[[], Installed]) -> Outcome:
+        try:
+            installed = work()
         except errors.UpdateError as error:
             return self._failure(error)
         self._as_asker(lambda: self._plan_next(None))

@@ -205,6 +205,20 @@ class Numbers(NamedTuple):
     received: int = 0
     requests: int = 0
 
+    def pack(self) -> bytes:
+        """Return them as octets of a fixed length."""
+        return _NUMBERS.pack(*self)
+
+    @classmethod
+    def unpack(cls, octets: bytes) -> "Numbers":
+        """Return what ``pack`` packed, or somebody made up: nothing negative."""
+        return cls(*(max(number, 0) for number in _NUMBERS.unpack(octets)))
+
+
+_NUMBERS = struct.Struct(f"<{len(Numbers._fields)}q")
+NUMBERS_SIZE = _NUMBERS.size
+"""Octets of packed numbers."""
+
 
 class Parcel:
     """Memory that asker and installer share, for octets that are verified again.
@@ -243,16 +257,13 @@ class Parcel:
 class Slip:
     """Memory that asker and installer share, for whole numbers and nothing else."""
 
-    _FORM = struct.Struct(f"<{len(Numbers._fields)}q")
-
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, self._FORM.size)
+        self._shared = mmap.mmap(-1, NUMBERS_SIZE)
 
     def write(self, numbers: Numbers) -> None:
         """Leave the numbers for the other side."""
-        self._FORM.pack_into(self._shared, 0, *numbers)
+        self._shared[:NUMBERS_SIZE] = numbers.pack()
 
     def read(self) -> Numbers:
         """Return what the other side left, nothing of it negative."""
-        found = self._FORM.unpack_from(self._shared, 0)
-        return Numbers(*(max(number, 0) for number in found))
+        return Numbers.unpack(self._shared[:NUMBERS_SIZE])

@@ -4,7 +4,10 @@ trigger -> schedule -> query -> verify -> lease -> decide -> fetch -> stage -> a
 activate -> report
 """
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from olpc_update_query import errors
@@ -43,6 +46,7 @@ from olpc_update_query.run.facts import (
     situation,
     with_report,
 )
+from olpc_update_query.run.hand_over import HandOver
 from olpc_update_query.run.machine import (
     AskerEndedError,
     Machine,
@@ -94,6 +98,7 @@ class Poll:
         self._report = Report(machine.installer, *told, keeps=keeps)
         self._asker = Report(machine.asker, *told, keeps=keeps)
         self._parcel = Parcel(MAX_ANSWER)
+        self._locks: tuple[Path, ...] = (machine.work.lock, machine.work.asker_lock)
 
     def run(self) -> int:
         """Poll once.
@@ -119,8 +124,10 @@ class Poll:
                 return self._rehearse()
             prepare(self._machine.work)
             purpose = f"olpc-update-query, trigger {self._wish.trigger}"
-            with hold_lock(self._machine.work.lock, purpose):  # 2
-                return self._report_on_it()
+            with contextlib.ExitStack() as held:  # 2
+                for lock in self._locks:
+                    held.enter_context(hold_lock(lock, purpose))
+                return self._report_on_it("asking the servers", self._poll)
         except AskerEndedError as ended:
             return ended.exit_code
         except errors.UpdateError as error:
@@ -134,10 +141,10 @@ class Poll:
         self._audience.end(outcome)
         return outcome.exit_code
 
-    def _report_on_it(self) -> int:
-        self._report.begin("asking the servers")
+    def _report_on_it(self, step: str, work: Callable[[], Outcome]) -> int:
+        self._report.begin(step)
         try:
-            outcome = self._poll()
+            outcome = work()
         except AskerEndedError:
             self._report.rest()
             raise
@@ -151,7 +158,12 @@ class Poll:
         facts = look(self._machine)
         nonce = draw_nonce()
         as_asker(self._machine, lambda: self._ask(facts, nonce), self._asker)  # 3, 4
-        trusted = self._verify_again(nonce)  # 5
+        return self._obey(nonce, facts)
+
+    def _obey(self, nonce: str, facts: Facts) -> Outcome:
+        """Obey the answer in the parcel, if it is the one to the query."""
+        trusted = self._verify(nonce)  # 5
+        HandOver(self._machine.root).supersede()
         self._report.note("the installer has verified the same octets again")
         if trusted.signed:
             with never_in_the_way("time floor"):
@@ -226,7 +238,7 @@ class Poll:
 
     # --- 5: the installer verifies for itself ----------------------------------------
 
-    def _verify_again(self, nonce: str) -> TrustedAnswer:
+    def _verify(self, nonce: str) -> TrustedAnswer:
         machine = self._machine
         return open_answer(
             self._parcel.take(),

@@ -185,7 +185,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 @contextlib.contextmanager
-def hold_lock(path: Path, purpose: str) -> Iterator[None]:
+def hold_lock(path: Path, purpose: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock ``path`` while the block runs; the file names the holder.
 
     The lock ends with the process, however it ends; the file stays and means
@@ -194,16 +194,16 @@ def hold_lock(path: Path, purpose: str) -> Iterator[None]:
     Args:
         path: The lock file; its directory must exist.
         purpose: A few words for whoever finds it held.
+        wait: Wait until nobody else holds it.
 
     Raises:
         Busy: Another run holds it.
         OSError: See ``disk_errors``.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o644)
+    descriptor = _open_lock(path)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise errors.Busy(_holder(descriptor)) from None
         with contextlib.suppress(OSError):  # a full disk: the lock holds, unnamed
@@ -212,6 +212,18 @@ def hold_lock(path: Path, purpose: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    """Open a lock file; one that is lent for reading only can be held all the same."""
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EROFS}:
+            raise
+    with disk_errors(path):
+        return os.open(path, flags | os.O_RDONLY)
 
 
 def _holder(descriptor: int) -> str:

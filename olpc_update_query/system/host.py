@@ -12,6 +12,8 @@ from olpc_update_query.system.files import read_bounded
 
 MFG_DATA = ("proc/device-tree/mfg-data", "ofw/mfg-data")
 DMI = "sys/class/dmi/id"
+KEPT_IDENTITY = "run/olpc-update-query/identity"
+"""Where root tells the asker what DMI tells only root."""
 CONFIGURATION = "configuration"
 
 _PLACEHOLDERS = {
@@ -109,6 +111,9 @@ def _candidates(
         yield str(where), _read_tag(where / "SN").upper(), _read_tag(where / "U#")
     dmi = root / DMI
     yield str(dmi), _read_tag(dmi / "product_serial"), _read_tag(dmi / "product_uuid")
+    kept = root / KEPT_IDENTITY
+    if kept.is_dir():
+        yield str(kept), _read_tag(kept / "SN"), _read_tag(kept / "U#")
     if configured is not None:
         yield CONFIGURATION, configured[0].strip(), configured[1].strip()
 

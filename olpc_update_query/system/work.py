@@ -6,7 +6,7 @@ import pwd
 from pathlib import Path
 from typing import NamedTuple
 
-from olpc_update_query.system.files import disk_errors
+from olpc_update_query.system.files import disk_errors, replace_file
 
 SHARED = "versions/updates"
 OWN = "var/lib"
@@ -32,6 +32,14 @@ class WorkArea(NamedTuple):
     def lock(self) -> Path:
         """The file that a run holds locked."""
         return self.top / "lock"
+
+    @property
+    def asker_lock(self) -> Path:
+        """The file that whoever asks and fetches holds locked.
+
+        Apart from ``lock``, so that an asker at work keeps nobody from going back.
+        """
+        return self.top / "asker.lock"
 
     def downloads(self, contents: str) -> Path:
         """What has arrived of the build with this manifest."""
@@ -59,13 +67,27 @@ def prepare(work: WorkArea) -> None:
     with disk_errors(work.top):
         for directory in work:
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if os.geteuid() == 0:
-            _give_away(work.asker)
+        give_to_asker(work.asker)
+        if os.geteuid() == 0 and not work.asker_lock.exists():
+            replace_file(work.asker_lock, b"", mode=0o640)
+            give_to_asker(work.asker_lock, to_read=True)
 
 
-def _give_away(directory: Path) -> None:
+def give_to_asker(path: Path, *, to_read: bool = False) -> None:
+    """Give something to the asker's user, where root runs the program.
+
+    Args:
+        path: A file or a directory; not what a link at its place points to.
+        to_read: Only to the user's group: root stays its owner.
+
+    Raises:
+        OSError: See ``disk_errors``.
+    """
+    if os.geteuid() != 0:
+        return
     for name in ASKER_USERS:
         with contextlib.suppress(KeyError):
             user = pwd.getpwnam(name)
-            os.chown(directory, user.pw_uid, user.pw_gid, follow_symlinks=False)
+            owner = 0 if to_read else user.pw_uid
+            os.chown(path, owner, user.pw_gid, follow_symlinks=False)
             return

@@ -17,7 +17,7 @@ def test_preparing(tmp_path: Path) -> None:
     work = work_area(tmp_path)
     prepare(work)
     prepare(work)
-    assert sorted(os.listdir(work.top)) == ["asker", "installer"]
+    assert {"asker", "installer"} <= set(os.listdir(work.top))
     assert work.installer.stat().st_mode & 0o777 == 0o755
     assert work.installer.stat().st_uid == os.geteuid()
 
@@ -46,3 +46,12 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "var").write_text("a file")
     with pytest.raises(errors.DiskFailed, match="olpc-update-query"):
         prepare(work_area(tmp_path))
+
+
+@pytest.mark.root
+def test_the_askers_lock_is_lent_to_the_asker(tmp_path: Path) -> None:
+    work = work_area(tmp_path)
+    prepare(work)
+    found = work.asker_lock.stat()
+    assert (found.st_uid, found.st_mode & 0o777) == (0, 0o640)
+    assert found.st_gid == work.asker.stat().st_gid != 0

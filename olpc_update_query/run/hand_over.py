@@ -1,0 +1,189 @@
+"""Where an asker and an installer that are two units leave things for each other.
+
+``/run/olpc-update-query`` is in memory, so a full disk keeps no lease from being
+renewed, and what a power cut interrupts begins anew with the next query::
+
+    asker/answer    of the asker: the salt of its nonce, then the answer's octets
+    asker/fetched   of the asker: all that was ordered has arrived; what it cost
+    seed            of the installer: what the nonce of the next query is made from
+    order           of the installer: the answer whose order is being fetched
+    identity/       of the installer: who this laptop is, where only root can read it
+
+The installer reads the asker's files whole, once, bounded, through no link, and never
+moves one anywhere: what it looked at is what it works with.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from olpc_update_query import errors
+from olpc_update_query.model.messages import MAX_ANSWER
+from olpc_update_query.perform_update.walk import remove_tree
+from olpc_update_query.system.files import disk_errors, read_bounded, replace_file
+from olpc_update_query.system.host import KEPT_IDENTITY, Identity
+from olpc_update_query.system.work import give_to_asker
+from olpc_update_query.trust.nonce import SALT, SEED, derive_nonce
+
+PLACE: Final = "run/olpc-update-query"
+ANSWER: Final = "answer"
+FETCHED: Final = "fetched"
+_SEED, _ORDER = "seed", "order"
+_LONGEST_NONCE = 64
+
+
+class Taken(NamedTuple):
+    """An answer, and the nonce that its query must have had."""
+
+    nonce: str
+    octets: bytes
+
+
+class HandOver:
+    """The place where both leave things.
+
+    Args:
+        root: Where the laptop's file system begins.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._top = root, root / PLACE
+        self._asker = self._top / "asker"
+
+    # --- the asker ------------------------------------------------------------------
+
+    def draw_salt(self) -> tuple[bytes, str]:
+        """Return the salt of a new query, and the query's nonce.
+
+        Raises:
+            NotPrepared: The installer has drawn no seed since the machine was started.
+        """
+        salt = os.urandom(SALT)
+        return salt, derive_nonce(self._seed(), salt)
+
+    def leave_answer(self, salt: bytes, octets: bytes) -> None:
+        """Leave an answer for the installer.
+
+        Raises:
+            NotPermitted: This user is not the asker.
+            TreeError: No memory is left for it.
+        """
+        self._leave(ANSWER, salt + octets)
+
+    def leave_fetched(self, numbers: bytes) -> None:
+        """Tell the installer that all has arrived which the order needs."""
+        self._leave(FETCHED, numbers)
+
+    def _leave(self, name: str, data: bytes) -> None:
+        path = self._asker / name
+        with disk_errors(path, needed=len(data)):
+            replace_file(path, data, mode=0o600)
+
+    # --- the installer --------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the place, and draw a seed unless there is one.
+
+        Raises:
+            NotPermitted: The user may not write there.
+            TreeError: No memory is left for it.
+        """
+        with disk_errors(self._top):
+            self._top.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._asker.mkdir(mode=0o700, exist_ok=True)
+            give_to_asker(self._asker)
+            if not (self._top / _SEED).exists():
+                self._draw_seed()
+
+    def keep_identity(self, identity: Identity) -> None:
+        """Tell the asker who this laptop is, where the firmware tells only root."""
+        place = self._root / KEPT_IDENTITY
+        with disk_errors(place):
+            place.mkdir(mode=0o750, parents=True, exist_ok=True)
+            give_to_asker(place, to_read=True)
+            replace_file(place / "SN", identity.serial.encode())
+            replace_file(place / "U#", identity.uuid.encode())
+
+    def holds(self, name: str) -> bool:
+        """Tell whether the asker left something under that name."""
+        return os.path.lexists(self._asker / name)
+
+    def take_answer(self) -> Taken:
+        """Take the asker's answer away, good or bad.
+
+        Raises:
+            BadHandOver: It is no file of a possible size.
+            NotPrepared: There is no seed.
+        """
+        data = self._take(ANSWER, SALT + MAX_ANSWER)
+        if len(data) < SALT:
+            raise errors.BadHandOver(ANSWER, "it is too short")
+        return Taken(derive_nonce(self._seed(), data[:SALT]), data[SALT:])
+
+    def take_fetched(self, size: int) -> bytes:
+        """Take the asker's word that everything has arrived; it is for the report.
+
+        Raises:
+            BadHandOver: It is no file of this size.
+        """
+        data = self._take(FETCHED, size)
+        if len(data) != size:
+            raise errors.BadHandOver(FETCHED, "it is too short")
+        return data
+
+    def _take(self, name: str, limit: int) -> bytes:
+        path = self._asker / name
+        try:
+            return read_bounded(path, limit)
+        except OSError as error:
+            raise errors.BadHandOver(name, error.strerror or str(error)) from None
+        except ValueError:
+            raise errors.BadHandOver(name, f"it has more than {limit} bytes") from None
+        finally:
+            with disk_errors(path):
+                remove_tree(path)
+
+    def supersede(self) -> None:
+        """Let no earlier answer count any more: a newer one was verified.
+
+        Without a seed nobody hands anything over here, and there is nothing to do.
+
+        Raises:
+            NotPermitted: The user may not write there.
+            TreeError: No memory is left for a new seed.
+        """
+        if not (self._top / _SEED).exists():
+            return
+        with disk_errors(self._top):
+            remove_tree(self._top / _ORDER)
+            self._draw_seed()
+
+    def keep_order(self, taken: Taken) -> None:
+        """Keep a verified answer until all that it orders has arrived."""
+        path = self._top / _ORDER
+        with disk_errors(path, needed=len(taken.octets)):
+            data = taken.nonce.encode() + b"\n" + taken.octets
+            replace_file(path, data, mode=0o600)
+
+    def take_order(self) -> Taken | None:
+        """Return the answer that was kept, and keep it no longer; None without one."""
+        path = self._top / _ORDER
+        with contextlib.suppress(OSError, ValueError):
+            kept = read_bounded(path, _LONGEST_NONCE + 1 + MAX_ANSWER)
+            os.unlink(path)
+            nonce, _, octets = kept.partition(b"\n")
+            return Taken(nonce.decode(), octets)
+        return None
+
+    # --- the seed -------------------------------------------------------------------
+
+    def _seed(self) -> bytes:
+        with contextlib.suppress(OSError, ValueError):
+            seed = read_bounded(self._top / _SEED, SEED)
+            if len(seed) == SEED:
+                return seed
+        raise errors.NotPrepared(str(self._top / _SEED))
+
+    def _draw_seed(self) -> None:
+        replace_file(self._top / _SEED, os.urandom(SEED))

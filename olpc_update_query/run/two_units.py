@@ -1,0 +1,138 @@
+"""A poll by two processes that never meet: the asker's unit and the installer's.
+
+The asker asks, verifies, hands the answer over, and fetches what it orders. The
+installer takes the answer, verifies the same octets again, keeps the lease, and builds
+the tree once all has arrived. Each ends when it has done its part; ``hand_over`` says
+what they leave for each other. A run by hand as root (``poll``) does both.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from olpc_update_query import errors
+from olpc_update_query.model.messages import Order
+from olpc_update_query.policy.decide import Install, decide
+from olpc_update_query.report import Audience, Decided, Outcome, Report, Result
+from olpc_update_query.run.carry_out import CarryOut
+from olpc_update_query.run.facts import Facts, look, situation
+from olpc_update_query.run.hand_over import ANSWER, FETCHED, HandOver, Taken
+from olpc_update_query.run.machine import (
+    NUMBERS_SIZE,
+    AskerEndedError,
+    Machine,
+    Numbers,
+)
+from olpc_update_query.run.poll import Poll, Wish
+from olpc_update_query.system import host
+from olpc_update_query.system.files import hold_lock
+from olpc_update_query.system.work import prepare
+
+FROM_ASKER: Final = "asker"
+"""What the history names as the trigger of an installer's run."""
+
+
+class AskerHalf(Poll):
+    """The half of a poll that needs the network and no privilege.
+
+    Args:
+        machine: The laptop.
+        audience: Who listens.
+        wish: What the command line asks for.
+    """
+
+    def __init__(self, machine: Machine, audience: Audience, wish: Wish) -> None:
+        super().__init__(machine, audience, wish)
+        self._report = self._asker
+        self._locks = (machine.work.asker_lock,)
+        self._place = HandOver(machine.root)
+
+    def _poll(self) -> Outcome:
+        facts = look(self._machine)
+        salt, nonce = self._place.draw_salt()
+        self._ask(facts, nonce)
+        trusted = self._verify(nonce)
+        self._place.leave_answer(salt, trusted.raw)
+        update = trusted.answer.update
+        at = situation(self._machine, facts, update)
+        decision = decide(update, at, max(facts.now, trusted.floor))
+        if isinstance(decision, Install) and not trusted.answer.stolen:
+            self._report.tell(Decided(decision))
+            return self._carry_out(decision.order, facts)
+        return Outcome(Result.HANDED_OVER, "the installer has the answer")
+
+    def _carry_out(self, order: Order, facts: Facts) -> Outcome:
+        reports = (self._report, self._report)
+        job = CarryOut(self._machine, order, facts, reports, scheduled=True)
+        numbers = job.fetch()
+        self._place.leave_fetched(numbers.pack())
+        text = f"build {order.build} has arrived; the installer goes on with it"
+        return Outcome(Result.HANDED_OVER, text, facts=numbers._asdict())
+
+
+class InstallerHalf(Poll):
+    """The half of a poll that needs root and no network.
+
+    Args:
+        machine: The laptop.
+        audience: Who listens.
+    """
+
+    def __init__(self, machine: Machine, audience: Audience) -> None:
+        super().__init__(machine, audience, Wish())
+        told = (audience, machine.clock, FROM_ASKER)
+        self._report = Report(machine.installer, *told)
+        self._asker = Report(machine.asker, *told)
+        self._place = HandOver(machine.root)
+        self._taken = Taken("", b"")
+        self._arrived: Numbers | None = None
+
+    def run(self) -> int:
+        """Take what the asker handed over, as soon as no other run is at work.
+
+        Without anything handed over it only prepares what the asker needs.
+
+        Returns:
+            The exit code: of the first thing that failed.
+        """
+        machine = self._machine
+        try:
+            prepare(machine.work)
+            self._place.prepare()
+            if machine.identity.origin == str(machine.root / host.DMI):
+                self._place.keep_identity(machine.identity)
+            with hold_lock(machine.work.lock, "olpc-update-query install", wait=True):
+                return self._take(ANSWER, self._obey_answer) or self._take(
+                    FETCHED, self._install_fetched
+                )
+        except AskerEndedError as ended:
+            return ended.exit_code
+        except errors.UpdateError as error:
+            return self._end_without_trace(error)
+
+    def _take(self, name: str, work: Callable[[], Outcome]) -> int:
+        if not self._place.holds(name):
+            return 0
+        return self._report_on_it("taking what the asker left", work)
+
+    def _obey_answer(self) -> Outcome:
+        self._taken = self._place.take_answer()
+        self._parcel.put(self._taken.octets)
+        return self._obey(self._taken.nonce, look(self._machine))
+
+    def _install_fetched(self) -> Outcome:
+        self._arrived = Numbers.unpack(self._place.take_fetched(NUMBERS_SIZE))
+        kept = self._place.take_order()
+        if kept is None:
+            return Outcome(Result.NOTHING, "something arrived that nobody ordered")
+        self._parcel.put(kept.octets)
+        return self._follow(self._verify(kept.nonce), look(self._machine))
+
+    def _carry_out(self, order: Order, facts: Facts) -> Outcome:
+        """Wait until all has arrived; then install it."""
+        if self._arrived is None:
+            self._place.keep_order(self._taken)
+            text = f"build {order.build} is ordered; the asker fetches it"
+            return Outcome(Result.WAITING, text, facts={"build": order.build})
+        reports = (self._report, self._asker)
+        job = CarryOut(self._machine, order, facts, reports, scheduled=True)
+        return job.install(self._arrived)
