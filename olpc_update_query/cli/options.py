@@ -9,7 +9,9 @@ import click
 
 from olpc_update_query import config
 from olpc_update_query.cli.console import Console, Level, set_up_logging
+from olpc_update_query.cli.logbook import Logbook
 from olpc_update_query.run.machine import Machine, this_machine
+from olpc_update_query.system import journal
 from olpc_update_query.system.settings import Settings
 
 _F = TypeVar("_F", bound=Callable[..., object])
@@ -42,7 +44,8 @@ class Common:
         """Return who listens, and send the log the same way."""
         level = Level.QUIET if self.quiet else Level(min(self.verbose, Level.DEBUG))
         set_up_logging(self.program, level)
-        return Console(self.program, level, as_json=self.as_json)
+        kind = Logbook if journal.is_listening() and not self.as_json else Console
+        return kind(self.program, level, as_json=self.as_json)
 
     def settings(self) -> Settings:
         """Read the configuration.

@@ -118,6 +118,11 @@ def story(event: Event, now: int) -> Iterator[str]:
             yield _sentence(event, now)
 
 
+def one_line(event: LeaseKept | LeaseRefused | ClockSet, now: int) -> str:
+    """Tell an event that is worth a line of the log."""
+    return _sentence(event, now)
+
+
 def _sentence(
     event: Sleeps | Unanswered | LeaseKept | LeaseRefused | ClockSet | Decided, now: int
 ) -> str:
