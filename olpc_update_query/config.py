@@ -17,6 +17,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from olpc_update_query import errors
+from olpc_update_query.policy.gates import Gates
 from olpc_update_query.system.files import read_bounded
 from olpc_update_query.system.network import ProxyConfig, proxies_for
 from olpc_update_query.system.settings import (
@@ -40,12 +41,17 @@ KEYS: Mapping[str, Value] = {
     "proxy.user": "",
     "proxy.password": "",
     "proxy.exceptions": "",
+    "gates.quiet_hours": "",
+    "gates.metered": True,
+    "gates.battery": 30,
+    "gates.days": 7,
     "identity.serial": "",
     "identity.uuid": "",
 }
 """Every key that a file may hold, with its default; the default gives the type."""
 
 _STREAM = re.compile(r"[A-Za-z0-9._-]{0,64}")
+_HOURS = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
 _TYPES = {str: "a string", int: "a whole number", bool: "true or false"}
 
@@ -225,8 +231,9 @@ def settings(inputs: Inputs, servers: Sequence[str] = ()) -> Settings:
         servers=_servers(inputs, servers),
         stream=_text(inputs, "stream", _is_stream, "a stream's name"),
         set_clock=bool(inputs.get("set_clock").value),
-        bandwidth_limit=_limit(inputs.get("bandwidth_limit")),
+        bandwidth_limit=_number(inputs, "bandwidth_limit", 0, None),
         proxy=_proxy(inputs),
+        gates=_gates(inputs),
         serial=str(inputs.get("identity.serial").value).strip(),
         uuid=str(inputs.get("identity.uuid").value).strip(),
         ignore_signature=inputs.ignore_signature,
@@ -303,7 +310,34 @@ def _proxy(inputs: Inputs) -> ProxyConfig:
     return proxy
 
 
-def _limit(found: Located) -> int:
-    if int(found.value) < 0:
-        raise errors.ConfigError(found.where, "`bandwidth_limit` must not be negative")
-    return int(found.value)
+def _number(inputs: Inputs, key: str, least: int, most: int | None) -> int:
+    value, where = inputs.get(key)
+    number = int(value)
+    if number < least:
+        reason = "must not be negative" if least == 0 else f"must be at least {least}"
+        raise errors.ConfigError(where, f"`{key}` {reason}")
+    if most is not None and number > most:
+        raise errors.ConfigError(where, f"`{key}` must be at most {most}")
+    return number
+
+
+def _gates(inputs: Inputs) -> Gates:
+    return Gates(
+        quiet=_quiet_hours(inputs),
+        metered=bool(inputs.get("gates.metered").value),
+        battery=_number(inputs, "gates.battery", 0, 100),
+        days=_number(inputs, "gates.days", 1, 90),
+    )
+
+
+def _quiet_hours(inputs: Inputs) -> tuple[int, int] | None:
+    """Read ``08:00-15:00``: minutes since midnight of both ends."""
+    text, where = inputs.get("gates.quiet_hours")
+    if not str(text).strip():
+        return None
+    ends = [_HOURS.fullmatch(part.strip()) for part in str(text).split("-")]
+    minutes = [int(end[1]) * 60 + int(end[2]) for end in ends if end is not None]
+    if len(ends) != 2 or len(minutes) != 2 or minutes[0] == minutes[1]:
+        reason = f"`gates.quiet_hours`: {text!r} is not two times as in `08:00-15:00`"
+        raise errors.ConfigError(where, reason)
+    return minutes[0], minutes[1]

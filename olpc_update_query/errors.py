@@ -89,7 +89,7 @@ class NotPrepared(UpdateError):
 
     exit_code = 73
     retry = True
-    advice = "Run `systemctl start olpc-update-prepare.service`, or ask as root."
+    advice = "Run `systemctl start olpc-update-installer.service`, or ask as root."
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -97,6 +97,26 @@ class NotPrepared(UpdateError):
 
     def __str__(self) -> str:
         return f"{self.path} is missing: nothing can be handed to the installer"
+
+
+class HeldBack(UpdateError):
+    """A gate closed while a build was being fetched; progress is kept.
+
+    Args:
+        build: The build.
+        reason: What holds it back.
+    """
+
+    exit_code = 6
+    retry = True
+    advice = "It goes on when the gate opens; `olpc-update BUILD` does not wait for it."
+
+    def __init__(self, build: str, reason: str) -> None:
+        super().__init__(build, reason)
+        self.build, self.reason = build, reason
+
+    def __str__(self) -> str:
+        return f"build {self.build} must wait: {self.reason}"
 
 
 # --- the network: try again ---------------------------------------------------

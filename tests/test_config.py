@@ -6,6 +6,7 @@ import pytest
 
 from olpc_update_query import config
 from olpc_update_query.errors import ConfigError
+from olpc_update_query.policy.gates import Gates
 from olpc_update_query.system.network import ProxyConfig
 from olpc_update_query.system.settings import Settings
 
@@ -46,6 +47,11 @@ def test_every_key(root: Path) -> None:
         user = "kid"
         password = "p@ss: word"
         exceptions = "schoolserver, .lan"
+        [gates]
+        quiet_hours = " 8:00 - 15:30"
+        metered = false
+        battery = 50
+        days = 3
         [identity]
         serial = "SHC00000001"
         uuid = "00000000-0000-0000-0000-00000000002A"
@@ -59,6 +65,7 @@ def test_every_key(root: Path) -> None:
         proxy=ProxyConfig(
             "http://proxy:3128", "kid", "p@ss: word", ("schoolserver", ".lan")
         ),
+        gates=Gates(quiet=(8 * 60, 15 * 60 + 30), metered=False, battery=50, days=3),
         serial="SHC00000001",
         uuid="00000000-0000-0000-0000-00000000002A",
     )
@@ -101,6 +108,12 @@ def test_servers_of_the_command_line_replace_all(root: Path) -> None:
         pytest.param('set_clock = "false"\n', 1, "true or false", id="a word"),
         pytest.param("bandwidth_limit = true\n", 1, "whole number", id="true is not 1"),
         pytest.param("bandwidth_limit = -1\n", 1, "negative", id="negative"),
+        pytest.param("gates.days = 91\n", 1, "at most 90", id="for ever"),
+        pytest.param("gates.days = 0\n", 1, "at least 1", id="not a day"),
+        pytest.param("gates.battery = 101\n", 1, "at most 100", id="overcharged"),
+        pytest.param('gates.quiet_hours = "8-15"\n', 1, "08:00-15:00", id="no minutes"),
+        pytest.param('gates.quiet_hours = "1:00-25:00"\n', 1, "08:00", id="no hour"),
+        pytest.param('gates.quiet_hours = "1:00-1:00"\n', 1, "08:00", id="never ends"),
         pytest.param("bandwidth_limit = 1.5\n", 1, "whole number", id="fraction"),
         pytest.param('proxy = "x"\n', 1, "`proxy`", id="value for a table"),
         pytest.param('[server]\nurl = "x"\n', 2, "`server.url`", id="table for a key"),

@@ -13,6 +13,7 @@ from olpc_update_query.cli import render
 from olpc_update_query.cli.console import run_command
 from olpc_update_query.cli.options import Common, common
 from olpc_update_query.model.canonical import Json
+from olpc_update_query.policy.gates import LONGEST_HOLD
 from olpc_update_query.policy.schedule import DAY, HOUR, MINUTE, Trigger
 from olpc_update_query.trust.keys import Role
 
@@ -37,6 +38,7 @@ def main() -> NoReturn:
 )
 @click.option("--now", is_flag=True, help="Ask even if no query is due.")
 @click.option("--dry-run", is_flag=True, help="Ask and verify, but change nothing.")
+@click.option("--no-wait", is_flag=True, help="If a moment must be waited for, leave.")
 @click.option(
     "--hand-over",
     is_flag=True,
@@ -46,28 +48,33 @@ def main() -> NoReturn:
 @common
 @click.pass_context
 def query(
-    context: click.Context, trigger: str, now: bool, dry_run: bool, hand_over: bool
+    context: click.Context,
+    trigger: str,
+    now: bool,
+    dry_run: bool,
+    no_wait: bool,
+    hand_over: bool,
 ) -> None:
     """Ask the school server whether to renew the lease and which build to run.
 
     Without a subcommand it polls once, if a query is due.
     """
     if context.invoked_subcommand is None:
-        wish = (Trigger(trigger), now, dry_run)
-        _poll(context.ensure_object(Common), wish, hand_over)
+        given, options = context.ensure_object(Common), (now, dry_run, not no_wait)
+        _poll(given, Trigger(trigger), *options, hand_over=hand_over)
 
 
-def _poll(given: Common, wish: tuple[Trigger, bool, bool], hand_over: bool) -> NoReturn:
+def _poll(given: Common, trigger: Trigger, *options: bool, hand_over: bool) -> NoReturn:
     from olpc_update_query.run.poll import Poll, Wish
     from olpc_update_query.run.two_units import AskerHalf
 
-    kind = AskerHalf if hand_over else Poll
+    kind, wish = AskerHalf if hand_over else Poll, Wish(trigger, *options)
     console = given.console()
     with console.guard():
         machine = given.machine()
         if machine.settings.ignore_signature:
             console.warn(render.UNSIGNED)
-        sys.exit(kind(machine, console, Wish(*wish)).run())
+        sys.exit(kind(machine, console, wish).run())
 
 
 @query.command()
@@ -143,27 +150,34 @@ def history(given: Common, lines: int) -> None:
 def hold(given: Common, duration: str | None) -> None:
     """Hold updates, for DURATION (such as 12h, 3d or 2w) or until `release`.
 
-    Leases are never held.
+    Leases are never held. A hold ends by itself, after 90 days at the latest.
     """
-    from olpc_update_query.run.facts import set_hold
+    from olpc_update_query.run.facts import floor
+    from olpc_update_query.run.waiting import set_hold
 
     console = given.console()
     with console.guard():
         machine = given.machine()
-        now = machine.clock.now()
+        now = max(machine.clock.now(), floor(machine))
         until = None if duration is None else now + _seconds(duration)
-        set_hold(machine, since=now, until=until)
+        held = set_hold(machine, since=now, until=until)
         if console.as_json:
-            console.print_json({"held": True, "until": until})
+            console.print_json({"held": True, "until": held.until})
         elif not given.quiet:
-            console.say(f"updates are held {render.until(until, now)}")
+            console.say(f"updates are held {render.until(held.until, now)}")
 
 
 def _seconds(text: str) -> int:
     found = re.fullmatch(r"([0-9]{1,4})([mhdw])", text.strip())
     if found is None or not int(found[1]):
         raise click.BadParameter(f"{text!r} is not a duration such as 12h, 3d or 2w")
-    return int(found[1]) * UNITS[found[2]]
+    seconds = int(found[1]) * UNITS[found[2]]
+    if seconds > LONGEST_HOLD:
+        raise click.BadParameter(
+            f"a hold lasts {LONGEST_HOLD // DAY} days at most; "
+            'stream = "none" in the configuration means: no updates at all'
+        )
+    return seconds
 
 
 @query.command()
@@ -171,7 +185,7 @@ def _seconds(text: str) -> int:
 @_pass
 def release(given: Common) -> None:
     """Let updates go on."""
-    from olpc_update_query.run.facts import release_hold
+    from olpc_update_query.run.waiting import release_hold
 
     console = given.console()
     with console.guard():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from olpc_update_query.model.messages import BareOrder, BuildId, Order, Sha256
+from olpc_update_query.policy.gates import HeldBack
 
 NO_UPDATES = "none"
 """The stream of a laptop that takes no automatic updates."""
@@ -29,6 +30,7 @@ class Situation:
         stream: The configured stream.
         held: Whether updates are held.
         held_until: When the hold ends; None while it lasts until released.
+        gate: What else holds builds back just now.
     """
 
     current: BuildId | None = None
@@ -38,6 +40,7 @@ class Situation:
     stream: str | None = None
     held: bool = False
     held_until: int | None = None
+    gate: HeldBack | None = None
 
 
 class Install(NamedTuple):
@@ -64,10 +67,12 @@ class Wait(NamedTuple):
 
     Attributes:
         until: When, or None while only a person can tell.
+        gate: The gate that holds it back, if it is one.
     """
 
     until: int | None
     reason: str
+    gate: HeldBack | None = None
 
 
 Decision = Install | Nothing | Refuse | Wait
@@ -163,6 +168,9 @@ def _must_wait(order: Order, at: Situation, now: int) -> Decision | None:
             f"build {at.on_trial} is on trial; until it is confirmed, the build to "
             "fall back on must stay",
         )
+    if at.gate is not None:
+        reason = f"build {order.build} must wait: {at.gate.reason}"
+        return Wait(at.gate.until, reason, at.gate)
     return None
 
 

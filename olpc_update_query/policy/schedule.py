@@ -2,8 +2,8 @@
 
 The next due time is drawn once, when a query ends, and kept on disk. A trigger that
 comes before it does nothing. A laptop that missed it (it was off, or had no link)
-draws a moment in the next five minutes, so that a class that opens its laptops
-together does not ask together; the drawn moment replaces the due time.
+draws a moment within ten minutes of getting a link, so that a class that opens its
+laptops together does not ask together; the drawn moment replaces the due time.
 
 All times are seconds since the epoch by this laptop's own clock, right or wrong: they
 are only ever compared with that clock. ``draw`` is a random number, 0 <= draw < 1.
@@ -20,11 +20,26 @@ DAY = 24 * HOUR
 
 DEFAULT_INTERVAL = DAY
 MIN_INTERVAL = 15 * MINUTE
-"""The shortest interval a server may ask for; a lease pulls no harder either."""
+"""The shortest interval a server may ask for."""
 
-SPREAD = 5 * MINUTE
-"""How far the moment of an overdue laptop is drawn: with a trigger at least every
-five minutes it asks within ten minutes of getting a link."""
+LEASE_PULL = HOUR
+"""How hard a lease pulls at most. A server that answers and renews nothing would be
+asked over and over while the leases of all its laptops run out together."""
+
+SPREAD = 4 * MINUTE + 30
+"""How far the moment of an overdue laptop is drawn by a trigger that comes every five
+minutes or so: it asks within ten minutes of getting a link."""
+
+CRON_SPREAD = 4 * MINUTE + 55
+"""The same for cron, which is never late, but wakes all laptops in one second."""
+
+LINK_SPREAD = 9 * MINUTE
+"""How far it is drawn where the trigger is the link itself. The wider, the flatter is
+the peak of a school that opens its laptops in the same minutes."""
+
+PORTAL_SPREAD = 30
+"""How far it is drawn after somebody logged in at a captive portal: people do not log
+in all together, and whoever did waits for nothing else."""
 
 ON_TIME = 10 * MINUTE
 """How late a trigger may come and still count as the one that was waited for."""
@@ -47,6 +62,19 @@ class Trigger(StrEnum):
     NETWORK = "network"
     BOOT = "boot"
     DBUS = "dbus"
+    PORTAL = "portal"
+    GATE = "gate"
+
+
+_PEOPLE = frozenset({Trigger.MANUAL, Trigger.DBUS})
+_LINKS = frozenset({Trigger.NETWORK, Trigger.BOOT})
+_SPREADS = {
+    Trigger.CRON: CRON_SPREAD,
+    Trigger.NETWORK: LINK_SPREAD,
+    Trigger.BOOT: LINK_SPREAD,
+    Trigger.GATE: LINK_SPREAD,
+    Trigger.PORTAL: PORTAL_SPREAD,
+}
 
 
 class Ask(NamedTuple):
@@ -56,9 +84,15 @@ class Ask(NamedTuple):
 
 
 class AskSoon(NamedTuple):
-    """Draw a moment (``draw_moment``), keep it as the due time, ask then."""
+    """Draw a moment (``draw_moment``), keep it as the due time, ask then.
+
+    Attributes:
+        reason: Why.
+        spread: Within how many seconds.
+    """
 
     reason: str
+    spread: int = SPREAD
 
 
 class NotDue(NamedTuple):
@@ -71,11 +105,14 @@ class NotDue(NamedTuple):
 Verdict = Ask | AskSoon | NotDue
 
 
-def judge(trigger: Trigger, due: Due | None, now: int, *, floor: int = 0) -> Verdict:
+def judge(
+    trigger: Trigger, due: Due | None, now: int, *, floor: int = 0, waits: bool = False
+) -> Verdict:
     """Decide whether a trigger leads to a query.
 
     A person who calls is never made to wait for a drawn moment: whoever sits at the
-    laptop wants to see the answer.
+    laptop wants to see the answer. Cron calls every laptop in the same second, so
+    what it wakes always draws one.
 
     Args:
         trigger: What woke this run.
@@ -83,16 +120,29 @@ def judge(trigger: Trigger, due: Due | None, now: int, *, floor: int = 0) -> Ver
         now: This laptop's clock.
         floor: The greatest signed time ever seen. A stamp from well before it was
             made by a clock that was wrong, unless the clock still is.
+        waits: Whether a gate held a build back that was ordered.
     """
     if due is None or not _is_sound(due, now, floor):
         return _overdue(trigger, "no valid due time is known")
     if now < due[1]:
-        return NotDue(due[1], "the next query is not due yet")
-    if trigger is Trigger.NETWORK:
-        return AskSoon("a query is due and a link came up")
-    if now < due[1] + ON_TIME:
+        return _too_early(trigger, due, waits=waits)
+    if trigger in _LINKS:
+        return _overdue(trigger, "a query is due and a link came up")
+    if now < due[1] + ON_TIME and trigger is not Trigger.CRON:
         return Ask("the query is due")
     return _overdue(trigger, "the query is overdue")
+
+
+def _too_early(trigger: Trigger, due: Due, *, waits: bool) -> Verdict:
+    """Decide about a trigger before its time; two kinds change what time it is.
+
+    What was drawn for the next few minutes was drawn for a link that led to a portal.
+    """
+    if trigger is Trigger.PORTAL and due[1] - due[0] <= LINK_SPREAD:
+        return _overdue(trigger, "a query is due and the portal lets us through")
+    if trigger is Trigger.GATE and waits:
+        return _overdue(trigger, "a build waits and nothing holds it back any more")
+    return NotDue(due[1], "the next query is not due yet")
 
 
 def _is_sound(due: Due, now: int, floor: int) -> bool:
@@ -103,12 +153,14 @@ def _is_sound(due: Due, now: int, floor: int) -> bool:
 
 
 def _overdue(trigger: Trigger, reason: str) -> Verdict:
-    return Ask(reason) if trigger is Trigger.MANUAL else AskSoon(reason)
+    if trigger in _PEOPLE:
+        return Ask(reason)
+    return AskSoon(reason, _SPREADS.get(trigger, SPREAD))
 
 
-def draw_moment(now: int, draw: float) -> Due:
-    """Draw when an overdue laptop asks: within the next five minutes."""
-    return now, now + 1 + int(draw * (SPREAD - 1))
+def draw_moment(now: int, draw: float, spread: int = SPREAD) -> Due:
+    """Draw when an overdue laptop asks: within the next ``spread`` seconds."""
+    return now, now + 1 + int(draw * (spread - 1))
 
 
 def draw_next(
@@ -134,7 +186,7 @@ def draw_next(
 
 def _half_way(left: int, draw: float) -> int:
     """Return at most half of what is left, spread, but no hammering near the end."""
-    return max(int(left / 2 * (0.5 + draw / 2)), int(MIN_INTERVAL * (0.75 + draw / 4)))
+    return int(max(left / 2, LEASE_PULL) * (0.75 + draw / 4))
 
 
 def draw_retry(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from olpc_update_query import errors
 from olpc_update_query.model.messages import MAX_ANSWER, Query
+from olpc_update_query.policy.gates import HeldBack, draw_reopening
 from olpc_update_query.policy.schedule import draw_next, draw_retry
 from olpc_update_query.ports import Reply, Transport
 from olpc_update_query.report import (
@@ -187,6 +188,16 @@ def draw_after(
         machine.draw(),
         lease_expiry=by_our_clock(lease_expiry, now, memory.floor),
     )
+
+
+def look_again(machine: Machine, held: HeldBack) -> None:
+    """Draw when to see whether a gate is open again, unless a query is due before."""
+    now, due = machine.clock.now(), machine.asker.read_due()
+    behind = max(recall(machine.asker).floor - now, 0)
+    held = held._replace(until=held.until - behind)
+    again = draw_reopening(held, now, machine.draw())
+    if due is None or again[1] < due[1]:
+        machine.asker.write_due(again)
 
 
 def by_our_clock(moment: int | None, now: int, floor: int) -> int | None:

@@ -14,7 +14,7 @@ from olpc_update_query.perform_update.fetch import FetchReport, fetch
 from olpc_update_query.perform_update.install import Installed, install
 from olpc_update_query.perform_update.sources.rsync import RsyncOptions
 from olpc_update_query.policy.schedule import draw_retry
-from olpc_update_query.ports import Transport
+from olpc_update_query.ports import Progress, Transport
 from olpc_update_query.report import Outcome, Report, Result, failure
 from olpc_update_query.run.ask import by_our_clock, draw_after
 from olpc_update_query.run.facts import Facts, forgive
@@ -27,6 +27,7 @@ from olpc_update_query.run.machine import (
 )
 from olpc_update_query.run.memory import recall, remember
 from olpc_update_query.run.restart import restart_if_wanted
+from olpc_update_query.run.waiting import GatedProgress
 from olpc_update_query.system.files import read_bounded
 from olpc_update_query.system.network import proxies_for
 
@@ -196,12 +197,18 @@ class CarryOut:
             layout=layout,
             downloads=machine.work.downloads(self._order.contents),
             transport=transport,
-            progress=self._asker,
+            progress=self._gated(),
             clock=machine.clock,
             rsync=rsync,
             wanted=_damaged(machine.work.installer / WANTED),
             state=machine.work.asker,
         )
+
+    def _gated(self) -> Progress:
+        """Return who is told, and stops the download when a gate closes."""
+        if not self._scheduled:
+            return self._asker
+        return GatedProgress(self._machine, self._order, self._asker)
 
     def _count_setback(self, *, moved: bool) -> None:
         memory = recall(self._machine.asker)

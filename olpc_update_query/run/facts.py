@@ -17,13 +17,12 @@ from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.policy.decide import Situation
 from olpc_update_query.report import read_status
 from olpc_update_query.run.machine import Machine
+from olpc_update_query.run.waiting import current_hold, gate_before
 from olpc_update_query.system.files import disk_errors, free_bytes
 from olpc_update_query.system.security import installed_lease
-from olpc_update_query.system.work import prepare
 from olpc_update_query.trust.lease import Lease
 
 FLOOR = "floor"
-HOLD = "hold"
 GIVEN_UP = "given-up"
 MIB = 1024 * 1024
 LONGEST_RESULT = 200
@@ -82,33 +81,6 @@ def raise_floor(machine: Machine, time: int) -> None:
         machine.installer.save(FLOOR, {"time": time})
 
 
-def set_hold(machine: Machine, *, since: int, until: int | None) -> None:
-    """Hold updates until a time, or until somebody releases them.
-
-    Raises:
-        NotPermitted: The user may not write there.
-        TreeError: The disk refused.
-    """
-    prepare(machine.work)
-    machine.installer.save(HOLD, {"since": since, "until": until})
-
-
-def release_hold(machine: Machine) -> bool:
-    """Let updates go on.
-
-    Returns:
-        Whether they were held.
-
-    Raises:
-        NotPermitted: The user may not write there.
-        TreeError: The disk refused.
-    """
-    was_held = bool(machine.installer.load(HOLD))
-    if was_held:
-        machine.installer.save(HOLD, {})
-    return was_held
-
-
 def give_up(machine: Machine, layout: Layout, build: BuildId) -> None:
     """Do not install a build again by itself: somebody went back from it.
 
@@ -164,11 +136,12 @@ def situation(
     machine: Machine, facts: Facts, order: Order | BareOrder | None
 ) -> Situation:
     """Gather what the decision about an order depends on."""
-    until = machine.installer.load(HOLD).get("until")
+    hold = current_hold(machine, facts.now)
     situation = Situation(
         stream=machine.settings.stream or None,
-        held=bool(machine.installer.load(HOLD)),
-        held_until=until if isinstance(until, int) else None,
+        held=hold is not None,
+        held_until=None if hold is None else hold.until,
+        gate=gate_before(machine, order, facts.now),
         failed=frozenset(Sha256(digest) for digest in machine.installer.load(GIVEN_UP)),
     )
     if facts.layout is None:

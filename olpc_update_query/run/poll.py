@@ -12,8 +12,15 @@ from typing import NamedTuple
 
 from olpc_update_query import errors
 from olpc_update_query.model.canonical import Json
-from olpc_update_query.model.messages import MAX_ANSWER, Order
-from olpc_update_query.policy.decide import Install, Nothing, Refuse, Wait, decide
+from olpc_update_query.model.messages import MAX_ANSWER, BareOrder, Order
+from olpc_update_query.policy.decide import (
+    Decision,
+    Install,
+    Nothing,
+    Refuse,
+    Wait,
+    decide,
+)
 from olpc_update_query.policy.schedule import (
     Ask,
     AskSoon,
@@ -36,7 +43,13 @@ from olpc_update_query.report import (
     failure,
     never_in_the_way,
 )
-from olpc_update_query.run.ask import ask, draw_after, keep_answer, keep_failure
+from olpc_update_query.run.ask import (
+    ask,
+    draw_after,
+    keep_answer,
+    keep_failure,
+    look_again,
+)
 from olpc_update_query.run.facts import (
     Facts,
     floor,
@@ -57,6 +70,11 @@ from olpc_update_query.run.machine import (
 )
 from olpc_update_query.run.memory import recall
 from olpc_update_query.run.restart import restart_if_wanted
+from olpc_update_query.run.waiting import (
+    forget_gates,
+    gate_is_open_again,
+    note_gate,
+)
 from olpc_update_query.system.files import hold_lock
 from olpc_update_query.system.host import draw_nonce
 from olpc_update_query.system.security import install_lease, mark_stolen
@@ -75,11 +93,14 @@ class Wish(NamedTuple):
         trigger: What woke the run.
         now: Ask even if it is not due.
         dry_run: Ask and verify, but change nothing.
+        waits: Whether an overdue laptop sleeps until its drawn moment. The daemon
+            does not want that: it ticks anyway, and then starts another run.
     """
 
     trigger: Trigger = Trigger.MANUAL
     now: bool = False
     dry_run: bool = False
+    waits: bool = True
 
 
 class Poll:
@@ -180,8 +201,10 @@ class Poll:
     def _wait_until_due(self) -> Outcome | None:
         machine, forced = self._machine, self._wish.now or self._wish.dry_run
         now, due = machine.clock.now(), machine.asker.read_due()
-        verdict = judge(self._wish.trigger, due, now, floor=floor(machine))
-        self._audience.tell(Woken(self._wish.trigger, now, due, verdict, forced))
+        trigger, least = self._wish.trigger, floor(machine)
+        waits = trigger is Trigger.GATE and gate_is_open_again(machine, max(now, least))
+        verdict = judge(trigger, due, now, floor=least, waits=waits)
+        self._audience.tell(Woken(trigger, now, due, verdict, forced))
         if forced:
             return None
         match verdict:
@@ -189,16 +212,18 @@ class Poll:
                 return None
             case NotDue(until, _):
                 return _not_due(until)
-            case AskSoon():
-                return self._wait_for_the_moment(now)
+            case AskSoon(_, spread):
+                return self._wait_for_the_moment(now, spread)
 
-    def _wait_for_the_moment(self, now: int) -> Outcome | None:
+    def _wait_for_the_moment(self, now: int, spread: int) -> Outcome | None:
         """Draw a moment, keep it, sleep; somebody else may have asked meanwhile."""
         machine = self._machine
-        drawn = draw_moment(now, machine.draw())
+        drawn = draw_moment(now, machine.draw(), spread)
         prepare(machine.work)
         as_asker(machine, lambda: machine.asker.write_due(drawn), self._asker)
         self._audience.tell(Sleeps(drawn[1]))
+        if not self._wish.waits:
+            return _not_due(drawn[1])
         machine.clock.sleep(drawn[1] - now)
         found = machine.asker.read_due()
         if found is None or found == drawn or found[1] <= machine.clock.now():
@@ -307,16 +332,31 @@ class Poll:
         decision = decide(update, at, max(facts.now, trusted.floor))
         self._report.tell(Decided(decision))
         named: dict[str, Json] = {} if update is None else {"build": update.build}
+        with never_in_the_way("gates' record"):
+            self._note_gate(decision, update)
         match decision:
             case Nothing(reason):
                 restart_if_wanted(machine, update, facts)
                 return Outcome(Result.NOTHING, f"nothing to do: {reason}")
-            case Wait(_, reason):
+            case Wait(_, reason, _):
                 return Outcome(Result.WAITING, reason, facts=named)
             case Refuse(reason):
                 return replace(failure(errors.OrderRefused(reason)), facts=named)
             case Install(order):
                 return self._carry_out(order, facts)
+
+    def _note_gate(self, decision: Decision, update: Order | BareOrder | None) -> None:
+        """Keep what holds a build back, and look again soon whether it still does."""
+        machine = self._machine
+        match decision:
+            case Wait(_, _, gate) if isinstance(update, Order):
+                note_gate(machine, update, gate)
+                if gate is not None:
+                    as_asker(machine, lambda: look_again(machine, gate), self._asker)
+            case Install(order):
+                note_gate(machine, order, None)
+            case _:
+                forget_gates(machine)
 
     def _carry_out(self, order: Order, facts: Facts) -> Outcome:
         from olpc_update_query.run.carry_out import CarryOut

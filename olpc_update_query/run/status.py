@@ -11,9 +11,10 @@ from pathlib import Path
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.report import Status, read_status
-from olpc_update_query.run.facts import HOLD, Facts
+from olpc_update_query.run.facts import Facts
 from olpc_update_query.run.machine import Machine, is_separate
 from olpc_update_query.run.memory import recall
+from olpc_update_query.run.waiting import current_hold, held_back
 from olpc_update_query.system.files import free_bytes
 from olpc_update_query.system.privilege import run_as
 from olpc_update_query.system.security import is_marked_stolen
@@ -49,7 +50,8 @@ def gather(machine: Machine, facts: Facts) -> dict[str, Json]:
         **_builds(facts.layout),
         "lease": _lease(facts),
         "stolen": is_marked_stolen(machine.root),
-        "held": _hold(machine),
+        "held": _hold(machine, facts),
+        "held_back": held_back(machine),
         "work": _work(machine),
         "last_run": _last_run(machine),
         "last_answer": {"time": memory.answered, "from": memory.server}
@@ -82,12 +84,9 @@ def _lease(facts: Facts) -> Json:
     return {"until": facts.lease.expiry}
 
 
-def _hold(machine: Machine) -> Json:
-    found = machine.installer.load(HOLD)
-    until = found.get("until")
-    if not found or (isinstance(until, int) and until <= machine.clock.now()):
-        return None
-    return {"since": found.get("since"), "until": until}
+def _hold(machine: Machine, facts: Facts) -> Json:
+    hold = current_hold(machine, facts.now)
+    return None if hold is None else {**hold._asdict()}
 
 
 def _work(machine: Machine) -> Json:

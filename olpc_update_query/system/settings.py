@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from olpc_update_query.policy.gates import Gates
 from olpc_update_query.system.network import ProxyConfig
 
 SCHOOL_SERVER = "http://schoolserver/"
@@ -18,6 +19,7 @@ class Settings:
         set_clock: Whether a trusted answer sets the system clock.
         bandwidth_limit: Bytes a second of a download; 0 for no limit.
         proxy: The proxy to go through.
+        gates: What holds builds back, and for how long.
         serial: Serial number, where the machine does not know it; may be empty.
         uuid: UUID, likewise.
         ignore_signature: Whether unsigned answers are believed (never `stolen`).
@@ -28,6 +30,7 @@ class Settings:
     set_clock: bool = False
     bandwidth_limit: int = 0
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    gates: Gates = field(default_factory=Gates)
     serial: str = ""
     uuid: str = ""
     ignore_signature: bool = False

@@ -117,7 +117,7 @@ def test_the_story_of_coming_too_early(root: Path) -> None:
     set_due(root, NOW - 60, NOW + 2 * HOUR)
     done = query(root, "-v", "--trigger", "cron")
     assert "trigger: cron" in done.out
-    assert "a query is due in 1 h 59 min" in done.out
+    assert "a query is due in 1 h 5" in done.out
     assert "the next query is not due yet" in done.out
 
 
@@ -481,9 +481,18 @@ def test_hold_and_release(root: Path) -> None:
     assert "were not held" in query(root, "release").out
 
 
-def test_hold_until_released(root: Path) -> None:
-    assert "olpc-update-query release" in query(root, "hold").out
-    assert query(root, "status", "--json").json["held"]["until"] is None
+def test_a_hold_without_a_duration_ends_after_90_days(root: Path) -> None:
+    assert "for 90 d" in query(root, "hold").out
+    held = query(root, "status", "--json").json["held"]
+    assert held["until"] - held["since"] == 90 * DAY
+
+
+def test_no_hold_lasts_longer(root: Path) -> None:
+    done = query(root, "hold", "91d")
+    assert done.code == 2
+    assert "90 days" in done.err
+    assert 'stream = "none"' in done.err
+    assert query(root, "status", "--json").json["held"] is None
 
 
 def test_keys(root: Path, tmp_path: Path, server: ServerSimulator) -> None:

@@ -10,10 +10,13 @@ from olpc_update_query.policy.schedule import (
     FIRST_BACKOFF,
     HOUR,
     LAST_BACKOFF,
+    LEASE_PULL,
+    LINK_SPREAD,
     LONGEST_RETRY_AFTER,
     MIN_INTERVAL,
     MINUTE,
     ON_TIME,
+    PORTAL_SPREAD,
     SPREAD,
     Ask,
     AskSoon,
@@ -27,7 +30,9 @@ from olpc_update_query.policy.schedule import (
 
 NOW = 1_795_000_000
 MANUAL, CRON, NETWORK = Trigger.MANUAL, Trigger.CRON, Trigger.NETWORK
-AUTOMATIC = [trigger for trigger in Trigger if trigger is not MANUAL]
+TIMER, PORTAL, GATE = Trigger.TIMER, Trigger.PORTAL, Trigger.GATE
+PEOPLE = [MANUAL, Trigger.DBUS]
+AUTOMATIC = [trigger for trigger in Trigger if trigger not in PEOPLE]
 ALMOST_1 = 1 - 2**-48
 
 draws = st.floats(0, ALMOST_1)
@@ -42,9 +47,15 @@ times = st.integers(0, 2**33)
         pytest.param(MANUAL, NOW - DAY, NOW + 1, NotDue, id="a person, too early"),
         pytest.param(NETWORK, NOW - DAY, NOW + 1, NotDue, id="a link, too early"),
         pytest.param(CRON, NOW, NOW + 1, NotDue, id="drawn this very second"),
-        pytest.param(CRON, NOW - DAY, NOW, Ask, id="due this second"),
-        pytest.param(CRON, NOW - DAY, NOW - ON_TIME + 1, Ask, id="late as ticks are"),
-        pytest.param(CRON, NOW - DAY, NOW - ON_TIME, AskSoon, id="missed"),
+        pytest.param(TIMER, NOW - DAY, NOW, Ask, id="due this second"),
+        pytest.param(TIMER, NOW - DAY, NOW - ON_TIME + 1, Ask, id="late as ticks are"),
+        pytest.param(TIMER, NOW - DAY, NOW - ON_TIME, AskSoon, id="missed"),
+        pytest.param(CRON, NOW - DAY, NOW, AskSoon, id="cron wakes all at once"),
+        pytest.param(Trigger.DBUS, NOW - DAY, NOW - DAY, Ask, id="a person, by D-Bus"),
+        pytest.param(PORTAL, NOW - DAY, NOW + 1, NotDue, id="a portal, too early"),
+        pytest.param(PORTAL, NOW, NOW + LINK_SPREAD, AskSoon, id="a moment is drawn"),
+        pytest.param(PORTAL, NOW, NOW + LINK_SPREAD + 1, NotDue, id="backing off"),
+        pytest.param(GATE, NOW - DAY, NOW + 1, NotDue, id="a gate, and nothing waits"),
         pytest.param(CRON, NOW - 9 * DAY, NOW - 8 * DAY, AskSoon, id="slept for long"),
         pytest.param(MANUAL, NOW - DAY, NOW - HOUR, Ask, id="missed, a person asks"),
         pytest.param(NETWORK, NOW - DAY, NOW, AskSoon, id="due, and a link comes up"),
@@ -55,6 +66,30 @@ times = st.integers(0, 2**33)
 )
 def test_judge(trigger: Trigger, drawn: int, due: int, kind: type) -> None:
     assert type(judge(trigger, (drawn, due), NOW)) is kind
+
+
+def test_a_build_that_waited_is_asked_for_when_the_gate_opens() -> None:
+    due = (NOW - DAY, NOW + DAY)
+    assert isinstance(judge(GATE, due, NOW, waits=True), AskSoon)
+    assert isinstance(judge(CRON, due, NOW, waits=True), NotDue)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "spread"),
+    [
+        # What comes now and then must leave room for the wait until it comes.
+        (CRON, 10 * MINUTE - 300),
+        (TIMER, 10 * MINUTE - 330),
+        (NETWORK, 10 * MINUTE - 60),
+        (Trigger.BOOT, 10 * MINUTE - 60),
+        (GATE, 10 * MINUTE - 60),
+        (PORTAL, MINUTE - 30),
+    ],
+)
+def test_how_far_the_moment_is_drawn(trigger: Trigger, spread: int) -> None:
+    verdict = judge(trigger, (NOW - 9 * DAY, NOW - 8 * DAY), NOW)
+    assert isinstance(verdict, AskSoon)
+    assert spread - 5 <= verdict.spread <= spread
 
 
 @pytest.mark.parametrize("trigger", AUTOMATIC)
@@ -116,9 +151,9 @@ def test_a_lease_pulls_to_half_way(interval: int, draw: float, left: int) -> Non
     plain = draw_next(interval, NOW, draw)[1]
     due = draw_next(interval, NOW, draw, lease_expiry=NOW + left)[1]
     assert due <= plain
-    if left >= 2 * MIN_INTERVAL:
+    if left >= 2 * LEASE_PULL:
         assert due <= NOW + left / 2
-    assert due - NOW >= 0.75 * MIN_INTERVAL - 1, "no hammering near the end"
+    assert due - NOW >= 0.75 * min(interval, LEASE_PULL) - 1, "no hammering at the end"
 
 
 @given(intervals, draws, st.integers(0, NOW))
@@ -143,12 +178,12 @@ def test_a_lease_is_renewed_in_few_queries() -> None:
     assert queries < 21 + 12
 
 
-@given(times, draws)
-def test_an_overdue_laptop_asks_within_five_minutes(now: int, draw: float) -> None:
-    drawn, due = draw_moment(now, draw)
+@given(times, draws, st.sampled_from([SPREAD, LINK_SPREAD, PORTAL_SPREAD]))
+def test_a_drawn_moment_is_kept(now: int, draw: float, spread: int) -> None:
+    drawn, due = draw_moment(now, draw, spread)
     assert drawn == now
-    assert now < due <= now + SPREAD
-    assert isinstance(judge(CRON, (drawn, due), due), Ask), "no second draw"
+    assert now < due <= now + spread
+    assert isinstance(judge(TIMER, (drawn, due), due), Ask), "no second draw"
 
 
 def test_a_class_that_opens_its_laptops_together_is_spread() -> None:
@@ -189,4 +224,4 @@ def test_a_lease_shortens_the_backoff(failures: int, draw: float, left: int) -> 
     plain = draw_retry(failures, NOW, draw)[1] - NOW
     wait = draw_retry(failures, NOW, draw, lease_expiry=NOW + left)[1] - NOW
     assert FIRST_BACKOFF <= wait <= plain
-    assert wait <= max(left / 2, 2 * FIRST_BACKOFF, MIN_INTERVAL)
+    assert wait <= max(left / 2, 2 * FIRST_BACKOFF, LEASE_PULL)

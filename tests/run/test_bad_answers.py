@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from olpc_update_query.policy.schedule import FIRST_BACKOFF, LAST_BACKOFF
+from olpc_update_query.policy.schedule import (
+    FIRST_BACKOFF,
+    LAST_BACKOFF,
+    Trigger,
+)
 from olpc_update_query.report import Answered, Asking, Result, Unanswered
+from olpc_update_query.run.poll import Wish
 from tests.http_server import unused_port
-from tests.run.polled import CRON, NOW, Laptop
+from tests.run.polled import NOW, Laptop
 from tests.simulator import (
     DAY,
     HOUR,
@@ -88,7 +93,7 @@ def test_no_network_is_no_failure(
 ) -> None:
     set_due(laptop.root, NOW - DAY, NOW - 5)
     trouble(server)
-    code, heard = laptop.poll(CRON)
+    code, heard = laptop.poll(Wish(Trigger.TIMER))
     assert code == expected
     assert laptop.due() == (NOW - DAY, NOW - 5), "the next trigger asks again"
     if trouble is redirect:

@@ -11,7 +11,7 @@ from olpc_update_query.perform_update.install import Installed
 from olpc_update_query.policy.decide import Refuse, Wait
 from olpc_update_query.policy.schedule import FIRST_BACKOFF
 from olpc_update_query.report import ClockSet, Decided, Result
-from olpc_update_query.run import facts
+from olpc_update_query.run import waiting
 from olpc_update_query.run.carry_out import CarryOut
 from olpc_update_query.run.machine import Machine, network
 from olpc_update_query.system import power
@@ -29,7 +29,7 @@ from tests.trees import difference, snapshot
 
 
 def hold(laptop: Laptop) -> None:
-    facts.set_hold(laptop.machine(), since=NOW, until=NOW + DAY)
+    waiting.set_hold(laptop.machine(), since=NOW, until=NOW + DAY)
 
 
 def nothing(laptop: Laptop) -> None:
@@ -111,7 +111,7 @@ def test_the_server_is_told_what_became_of_it(
     assert second["build"] == "762"
     assert "762" in str(second["result"])
     assert isinstance(second["free"], int)
-    assert second["code"] == 0
+    assert second["code"] == 13
 
 
 # --- what only the real machine does -----------------------------------------------

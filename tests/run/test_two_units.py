@@ -168,7 +168,7 @@ def test_without_the_installer_nobody_is_asked(
 ) -> None:
     code, heard = Units(laptop).ask()
     assert code == errors.NotPrepared.exit_code
-    assert "olpc-update-prepare" in heard.outcome.hint
+    assert "olpc-update-installer" in heard.outcome.hint
     assert server.asked == 0
 
 
