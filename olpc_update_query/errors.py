@@ -192,6 +192,20 @@ class ServerFailed(NetworkError):
         self.retry_after = retry_after
 
 
+class ServerFull(NetworkError):
+    """A server takes no more clients just now."""
+
+    exit_code = 63
+    advice = "It serves others meanwhile; the next run asks again."
+
+
+class NoRsync(NetworkError):
+    """The program rsync is missing, or too old."""
+
+    exit_code = 64
+    advice = "Install rsync 3.1.3 or later, or name an http:// source in the order."
+
+
 # --- trust: never obey this -----------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from olpc_update_query.perform_update.sources.full import (
     fetch_manifest,
     fetch_ranges,
 )
-from olpc_update_query.perform_update.sources.health import Health
+from olpc_update_query.perform_update.sources.health import Health, Trouble
 from olpc_update_query.perform_update.sources.http import WebFiles
 from olpc_update_query.perform_update.sources.intake import Intake
 from olpc_update_query.perform_update.sources.local import LocalFiles, directory_of
@@ -33,6 +33,13 @@ from olpc_update_query.ports import Clock, Progress, Transport
 
 _DELTAS = 3  # installed builds for which a delta pack is asked for
 _SMALL = 256 * 1024  # bytes to fetch for which ranges are enough
+_KINDS = (
+    errors.BuildNotFound,
+    errors.NoAnswer,
+    errors.ProxyRefused,
+    errors.ServerFull,
+    errors.NoRsync,
+)
 _FAILURES = (
     errors.NetworkError,
     errors.CorruptContent,
@@ -95,6 +102,8 @@ def fetch(  # noqa: PLR0913 - all that a download depends on
         BuildNotFound: No source has the build.
         NoAnswer: Every source is behind a portal.
         ProxyRefused: The proxy lets nothing through.
+        ServerFull: Every source takes no more clients.
+        NoRsync: There are only rsync sources, and no rsync.
         NoSpace: It cannot fit.
         TreeError: The disk is failing.
     """
@@ -129,17 +138,26 @@ class _Fetcher:
         """Try one group of sources after the other until nothing is needed."""
         if self._is_done():
             return
-        for kind, urls in self._groups():
-            before = len(self._failures)
-            self._attempt(kind, urls)
-            if self._is_done():
-                return
-            if len(self._failures) == before:
-                where = ", ".join(urls)
-                self._failures.append(errors.SourceFailed(where, "it lacks a part"))
-            for error in self._failures[before:]:
-                self._intake.progress.step(f"left for the next source: {error}")
+        groups = self._groups()
+        for number in range(self._options.patience):
+            full = []
+            for kind, urls in groups:
+                error = self._attempt(kind, urls)
+                if self._is_done():
+                    return
+                if isinstance(error, errors.ServerFull):
+                    full.append((kind, urls))
+            if not full or number + 1 == self._options.patience:
+                break
+            groups = full
+            self._wait(number)
         raise self._summary()
+
+    def _wait(self, number: int) -> None:
+        """Wait for a server that is full, after everybody else was asked."""
+        intake, pause = self._intake, self._options.draw_pause(number)
+        intake.progress.step(f"{self._failures[-1]}; trying again in {pause:.0f} s")
+        intake.clock.sleep(pause)
 
     def _groups(self) -> list[tuple[str, list[str]]]:
         """Return the sources, neighbours that can be asked together in one group."""
@@ -152,16 +170,27 @@ class _Fetcher:
             )
         ]
 
-    def _attempt(self, kind: str, urls: list[str]) -> None:
-        """Fetch from a group of sources, and note why it failed, if it did."""
+    def _attempt(self, kind: str, urls: list[str]) -> errors.UpdateError | None:
+        """Fetch from a group of sources; return why it failed, if it did."""
+        before, failure = len(self._failures), None
         try:
             if kind == "rsync":
                 self._from_rsync(RsyncSource(urls[0], self._intake, self._options))
             else:
                 self._from_files(urls)
         except _FAILURES as error:
-            if error not in self._failures:
-                self._failures.append(error)
+            failure = error
+        if self._is_done():
+            return None
+        where = ", ".join(urls)
+        failure = failure or errors.SourceFailed(where, "it lacks a part")
+        if failure not in self._failures[before:]:
+            self._failures.append(failure)
+        self._intake.progress.step(f"left for the next source: {failure}")
+        if isinstance(failure, errors.UntrustedContents | errors.CorruptContent):
+            for url in urls if kind == "rsync" else ():
+                self._health.note(url, Trouble.LIED)
+        return failure
 
     def report(self) -> FetchReport:
         """Add up what it has cost."""
@@ -248,8 +277,8 @@ class _Fetcher:
         build = f"build {self._intake.order.build}"
         if not self._failures:
             return errors.BuildNotFound(build, "the order names no source that has it")
-        reasons = "; ".join(str(error) for error in self._failures)
-        for kind in (errors.BuildNotFound, errors.NoAnswer, errors.ProxyRefused):
+        reasons = "; ".join(dict.fromkeys(str(error) for error in self._failures))
+        for kind in _KINDS:
             if all(isinstance(error, kind) for error in self._failures):
                 return kind(build, reasons)
         return errors.SourceFailed(build, reasons)

@@ -47,7 +47,7 @@ NEW_FILES = {
     "lib/twin": b"odd",
     "new/deep/er/file": _random.randbytes(5000),
 }
-QUICK = RsyncOptions(connect=2, silence=1, pause=1.0)
+QUICK = RsyncOptions(connect=2, silence=2, pause=1.0, patience=3)
 
 
 @dataclass
@@ -245,13 +245,13 @@ def test_server_that_is_down(world: World) -> None:
 def test_full_server_is_asked_again_with_patience(world: World) -> None:
     with world.daemon(max_connections=1) as url:
         with rsyncd.occupy(url, "build-762"):
-            with pytest.raises(errors.SourceFailed, match="too many clients"):
+            with pytest.raises(errors.ServerFull, match="too many clients"):
                 world.fetch(f"{url}build-762")
-            assert len(world.clock.slept) == QUICK.tries - 1
-            assert all(1.0 <= pause <= 3.0 for pause in world.clock.slept)
-            assert world.clock.slept[0] != world.clock.slept[1]
+            first, second = world.clock.slept
+            assert 1.0 <= first <= 3.0
+            assert 2.0 <= second <= 6.0
         world.clock = Napper()
-        patient = RsyncOptions(silence=1, tries=100, pause=0.02)
+        patient = RsyncOptions(silence=2, patience=100, pause=0.02)
         world.fetch(f"{url}build-762", options=patient)
     world.assert_complete()
 
@@ -265,8 +265,55 @@ class Napper(StillClock):
 
 def test_program_that_is_not_installed(world: World) -> None:
     options = RsyncOptions(program="no-such-rsync")
-    with pytest.raises(errors.SourceFailed, match="no-such-rsync is not installed"):
+    with pytest.raises(errors.NoRsync, match="no-such-rsync is not installed"):
         world.fetch("rsync://127.0.0.1:1/x", options=options)
+
+
+def test_full_server_is_waited_for_only_after_the_others(world: World) -> None:
+    """While it serves somebody else, the next source is used at once."""
+    with (
+        world.daemon(max_connections=1) as url,
+        rsyncd.occupy(url, "build-762"),
+        rsyncd.serve(world.scratch / "other", {"b": world.site}) as other,
+    ):
+        (world.scratch / "other").mkdir(exist_ok=True)
+        world.fetch(f"{url}build-762", f"{other}b")
+    world.assert_complete()
+    assert not world.clock.slept
+
+
+FAILS = """#!/bin/sh
+echo "rsync: something happened" >&2
+exit {code}
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        pytest.param(1, errors.NoRsync, "older than 3.1.3", id="unknown option"),
+        pytest.param(2, errors.NoRsync, "no common protocol", id="protocol"),
+        pytest.param(4, errors.NoRsync, "too old", id="not supported"),
+        pytest.param(5, errors.SourceFailed, "refused at the start", id="start"),
+        pytest.param(11, errors.SourceFailed, "could not be written", id="file"),
+        pytest.param(12, errors.SourceFailed, "broke off", id="stream"),
+        pytest.param(22, errors.SourceFailed, "out of memory", id="memory"),
+        pytest.param(30, errors.SourceFailed, "silent for too long", id="silence"),
+        pytest.param(35, errors.SourceFailed, "in time", id="connect"),
+        pytest.param(99, errors.SourceFailed, "ended with 99", id="unheard of"),
+    ],
+)
+def test_exit_codes_in_plain_words(
+    world: World, tmp_path: Path, code: int, kind: type[errors.NetworkError], words: str
+) -> None:
+    program = tmp_path / "failing"
+    program.write_text(FAILS.replace("{code}", str(code)))
+    program.chmod(0o755)
+    options = RsyncOptions(program=str(program), tries=2)
+    with pytest.raises(kind, match=words) as caught:
+        world.fetch("rsync://127.0.0.1:1/x", options=options)
+    assert "something happened" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_next_source_takes_over(world: World) -> None:

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from olpc_update_query import errors
@@ -31,7 +31,29 @@ _TREE: Final = "tree"
 _CONTENTS: Final = "contents"
 _BASES: Final = 3  # trees that rsync looks into; it takes at most 20
 _INTERRUPTED: Final = (10, 12, 30, 35)  # socket, protocol stream, two time-outs
+_WORDS: Final = {
+    1: "this rsync does not know an option of ours: it is older than 3.1.3",
+    2: "the two rsync programs speak no common protocol: one is too old",
+    4: "this rsync lacks something that was asked of it: it is too old",
+    5: "the server refused at the start",
+    10: "no connection",
+    11: "a file could not be written or read",
+    12: "the connection broke off",
+    13: "an error in rsync itself",
+    14: "an error between rsync's processes",
+    20: "it was interrupted",
+    22: "rsync ran out of memory",
+    23: "some files could not be sent",
+    24: "some files vanished on the server meanwhile",
+    25: "rsync refused to delete so much",
+    30: "silent for too long",
+    35: "no connection in time",
+}
+"""What rsync's exit codes mean, of all versions since 3.0."""
+_TOO_OLD: Final = (1, 2, 4)
+_POLL: Final = 0.5  # seconds between two looks at what has come
 _MOST_WORDS: Final = 64 * 1024
+_LONGEST_PAUSE: Final = 60.0  # seconds, before a random share is added
 _PARTIAL: Final = (23, 24)  # some files could not be sent
 _REFUSED: Final = re.compile(r"HTTP/1\.[01] (401|403|407)")
 _STAT: Final = re.compile(r"^Total bytes (sent|received): ([0-9]+)$", re.MULTILINE)
@@ -47,8 +69,10 @@ class RsyncOptions:
         connect: Seconds to wait for a connection.
         silence: Seconds to wait for the next byte.
         bandwidth: Bytes a second; 0 for no limit.
-        tries: How often a server is asked that is full, or cuts us off.
-        pause: Seconds to wait in between, at least; at most three times that.
+        tries: How often a server is asked that cuts us off without giving anything.
+        patience: How often one is asked that is full.
+        pause: Seconds to wait in between, at least; at most three times that, and for
+            a server that is full twice as long each time, up to a minute.
     """
 
     program: str = "rsync"
@@ -57,7 +81,12 @@ class RsyncOptions:
     silence: int = 30
     bandwidth: int = 0
     tries: int = 3
+    patience: int = 10
     pause: float = 5.0
+
+    def draw_pause(self, number: int) -> float:
+        """Draw how long to wait before a full server is asked for the nth time."""
+        return min(self.pause * 2.0**number, _LONGEST_PAUSE) * (1 + 2 * draw_fraction())
 
 
 class _Run(NamedTuple):
@@ -84,6 +113,7 @@ class RsyncSource:
     def __init__(self, url: str, intake: Intake, options: RsyncOptions) -> None:
         self.url = url.rstrip("/")
         self.sent = self.received = self.requests = 0
+        self._awaited = 0  # bytes of the files that are asked for
         self._intake, self._options = intake, options
         self._area = intake.directory / AREA
         parts = urlsplit(self.url)
@@ -130,6 +160,7 @@ class RsyncSource:
             return
         need_room(self._intake.directory, needs.size)
         self._write_list(names)
+        self._awaited = needs.size
         self._intake.progress.step(
             f"fetching {needs.count} files from {self.url}, "
             f"{needs.size / 1e6:.1f} MB unpacked"
@@ -186,12 +217,15 @@ class RsyncSource:
 
     def _progress(self) -> int:
         """Return how many bytes have come, whole files or not."""
-        partial = 0
-        for directory, _, files in os.walk(self._area / _TREE):
+        return sum(facts.st_size for _, facts in self._files())
+
+    def _files(self) -> Iterator[tuple[bytes, os.stat_result]]:
+        """Yield the files that rsync has made, whole or not."""
+        for directory, _, files in os.walk(os.fsencode(self._area / _TREE)):
             for name in files:
+                path = os.path.join(directory, name)
                 with contextlib.suppress(OSError):
-                    partial += os.lstat(os.path.join(directory, name)).st_size
-        return partial
+                    yield path, os.lstat(path)
 
     # --- running rsync ------------------------------------------------------------
 
@@ -206,7 +240,9 @@ class RsyncSource:
             got_on = self._progress() > reached
             failures = 1 if got_on else failures + 1
             reached = max(reached, self._progress())
-            if not _may_pass(run) or failures >= self._options.tries:
+            if run.code not in _INTERRUPTED or "HTTP/1" in run.message:
+                raise error
+            if isinstance(error, errors.ServerFull) or failures >= self._options.tries:
                 raise error
             pause = self._options.pause * (1 + 2 * draw_fraction())
             self._intake.progress.step(f"{error}; trying again in {pause:.0f} s")
@@ -219,6 +255,7 @@ class RsyncSource:
             "--ignore-times",  # another content may have the same size and time
             "--no-whole-file",
             "--inplace",  # a cut transfer goes on with what it has, even after SIGKILL
+            "--sparse",  # writes at once, where it would keep 256 KiB to itself
             "--perms",
             "--chmod=D755,F644",  # a file of mode 0 must be readable here
             "--compress",  # zstd where both sides can
@@ -247,10 +284,10 @@ class RsyncSource:
                 )
         except FileNotFoundError:
             reason = f"the program {options.program} is not installed"
-            raise errors.NetworkError(self.url, reason) from None
+            raise errors.NoRsync(self.url, reason) from None
         with process:
             try:
-                output = _tail(process.stdout)
+                output = self._watch(process)
             except BaseException:
                 process.terminate()
                 raise
@@ -261,19 +298,46 @@ class RsyncSource:
                 self.received += int(count)
         return _Run(process.returncode, output)
 
+    def _watch(self, process: "subprocess.Popen[bytes]") -> str:
+        """Wait for rsync; meanwhile tell how far it is, and sync what has come."""
+        while True:
+            try:
+                output, _ = process.communicate(timeout=_POLL)
+            except subprocess.TimeoutExpired:
+                self._look()
+            else:
+                return output[-_MOST_WORDS:].decode("utf-8", "replace")
+
+    def _look(self) -> None:
+        """Have the file that is just coming on the disk, and tell how far it is."""
+        come, latest = 0, (0, b"")
+        for path, facts in self._files():
+            come += facts.st_size
+            latest = max(latest, (facts.st_mtime_ns, path))
+        with contextlib.suppress(OSError):
+            descriptor = os.open(latest[1], os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        if self._awaited:
+            self._intake.progress.transferred(min(come, self._awaited), self._awaited)
+
     def _meaning(self, run: _Run) -> errors.UpdateError:
         """Say what went wrong."""
         url, text = self.url, run.message
         if "max connections" in text:
-            return errors.NetworkError(url, "the server has too many clients just now")
+            return errors.ServerFull(url, "the server has too many clients just now")
         if "Unknown module" in text or "No such file or directory (2)" in text:
             return errors.BuildNotFound(url, "the server does not have it")
         if "bad response from proxy" in text and _REFUSED.search(text):
             return errors.ProxyRefused(url, _last_words(text))
         if "No space left on device" in text:
             return errors.NoSpace(str(self._area), 1, free_bytes(self._area))
-        reason = f"rsync ended with {run.code}: {_last_words(text)}"
-        return errors.NetworkError(url, reason)
+        plain = _WORDS.get(run.code, "rsync ended by a signal")
+        reason = f"{plain} (rsync ended with {run.code}: {_last_words(text)})"
+        kind = errors.NoRsync if run.code in _TOO_OLD else errors.NetworkError
+        return kind(url, reason)
 
 
 @contextlib.contextmanager
@@ -288,21 +352,6 @@ def _file_size_limit(largest: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def _may_pass(run: _Run) -> bool:
-    """Tell whether waiting may help."""
-    return "max connections" in run.message or (
-        run.code in _INTERRUPTED and "HTTP/1" not in run.message
-    )
-
-
-def _tail(stream: IO[bytes] | None) -> str:
-    """Read all that a program says, and return the last of it."""
-    last = b""
-    while stream is not None and (piece := stream.read(_MOST_WORDS)):
-        last = (last + piece)[-_MOST_WORDS:]
-    return last.decode("utf-8", "replace")
 
 
 def _last_words(text: str) -> str:

@@ -1,14 +1,15 @@
 """Spools: downloads that know which of their bytes have come, and from whom.
 
 Bytes may come in any order and from several sources at once. What came is on the disk
-at the latest 64 KiB later, and the journal beside the spool says so: a cut link or a
-power cut costs no more than that. A source that has not vouched for the file itself is
-asked for the last bytes before a gap once more, and they are compared.
+at the latest 64 KiB or a second later, and the journal beside the spool says so: a cut
+link or a power cut costs no more than that. A source that has shown nothing of the file
+yet is asked for the last bytes before a gap once more, and they are compared.
 """
 
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -32,7 +33,8 @@ from olpc_update_query.system.files import (
 )
 
 SYNC_EVERY = 48 * 1024  # with the 16 KiB that come at once: 64 KiB at stake
-OVERLAP = 4 * 1024  # compared when nobody vouches for the rest
+SYNC_SECONDS = 1.0  # at the latest, so that a slow link has less at stake
+OVERLAP = 1024  # compared before a source is believed to have the same file
 RESERVE = 1024 * 1024  # left free on the disk for state and logs
 
 
@@ -79,7 +81,7 @@ class Spool(Closing):
             self.receipts = self._read_journal()
         self.have = Spans((one.start, one.end) for one in self.receipts)
         self._written: list[Receipt] = []
-        self._unsynced = 0
+        self._unsynced, self._synced = 0, time.monotonic()
 
     def _read_journal(self) -> list[Receipt]:
         size = os.fstat(self._descriptor).st_size
@@ -116,7 +118,8 @@ class Spool(Closing):
                 self.have.add(gap.start, gap.end)
                 _note(self._written, Receipt(gap.start, gap.end, giver))
                 self._unsynced += gap.end - gap.start
-            if self._unsynced >= SYNC_EVERY:
+            waited = time.monotonic() - self._synced
+            if self._unsynced >= SYNC_EVERY or waited >= SYNC_SECONDS:
                 self._sync()
 
     def sync(self) -> None:
@@ -142,7 +145,7 @@ class Spool(Closing):
         for one in self._written:
             _note(self.receipts, one)
         self._written.clear()
-        self._unsynced = 0
+        self._unsynced, self._synced = 0, time.monotonic()
 
     def read(self, offset: int, length: int) -> bytes:
         """Read a stretch as far as it has come without a gap."""

@@ -1,0 +1,317 @@
+"""An update over links that hardly work, counted on the wire.
+
+Laptop and school are network namespaces with a bad link between them (``link``). The
+laptop's disk is an ext4 image: a power cut kills the program, and drops what the disk
+had not yet been told to keep. Each row says how long it took and what came twice. The
+last rows do the same with rsync, over the same link, on the same trees.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import compare, laptop, link, rsyncd, trees
+from bench.school import CommandFailedError, School, free_port, program
+
+OLD, NEW = "760", "762"
+_serial = itertools.count()
+
+
+class Condition(NamedTuple):
+    """A link, and what happens on it.
+
+    Attributes:
+        name: What the row is called.
+        kbit: Bandwidth each way, kbit/s.
+        delay: Seconds each way.
+        loss: Share of packets that are lost, each way.
+        cut: Bytes after which every connection is reset; 0 for never.
+        power: Bytes after which the power fails; 0 for never.
+    """
+
+    name: str
+    kbit: int
+    delay: float
+    loss: float = 0.0
+    cut: int = 0
+    power: int = 0
+
+
+SLOW = Condition("2 Mbit/s, 300 ms", 2000, 0.15)
+LOSSY = Condition("20 Mbit/s, 40 ms, 1 % lost", 20_000, 0.02, 0.01)
+BAD = Condition(
+    "64 kbit/s, 2 s, 20 % lost, cuts, a power cut", 64, 1.0, 0.2, 300 << 10, 100 << 10
+)
+SAMPLE = Condition(
+    "1 Mbit/s, 200 ms, 5 % lost, cuts, a power cut", 1000, 0.1, 0.05, 150 << 10, 80_000
+)
+
+
+class Row(NamedTuple):
+    """What one update came to.
+
+    Attributes:
+        seconds: From its start to its end, power cuts included.
+        down: Bytes of packets that reached the laptop.
+        up: Bytes of packets that reached the school.
+        payload: Bytes of TCP payload that reached the laptop.
+        twice: Bytes that TCP itself brought again.
+        cuts: How often every connection was reset.
+        crashes: How often the power failed.
+        wrong: Paths of the new tree that are not as they should be.
+    """
+
+    seconds: float
+    down: int
+    up: int
+    payload: int
+    twice: int
+    cuts: int
+    crashes: int
+    wrong: int
+
+
+def main() -> None:
+    """Measure and print; fail when something is wrong or wasted."""
+    options = _parse()
+    scratch = Path(f"/var/tmp/olpc-badlinks-{os.getpid()}")
+    scratch.mkdir(mode=0o755)
+    try:
+        with ExitStack() as stack:
+            bench = Bench(scratch, options.files, options.megabytes, stack)
+            least = bench.over(Condition("a good link", 1_000_000, 0.0))
+            _print("a good link", least, least)
+            failed = False
+            for condition in [SAMPLE] if options.sample else [BAD]:
+                row = bench.over(condition)
+                _print(condition.name, row, least)
+                failed |= _waste(row, least) > 0.01 or row.wrong > 0
+            for condition in [] if options.sample else [SLOW, LOSSY]:
+                _print(condition.name, bench.over(condition), least)
+                _print("  rsync --link-dest -z", bench.over(condition, rsync=True))
+        if failed:
+            sys.exit("something is wrong, or more than 1 % came twice")
+    finally:
+        shutil.rmtree(scratch)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.badlinks", description=__doc__)
+    parser.add_argument("--files", type=int, default=1500)
+    parser.add_argument("--megabytes", type=int, default=20)
+    parser.add_argument("--sample", action="store_true", help="one short row only")
+    return parser.parse_args()
+
+
+def _waste(row: Row, least: Row) -> float:
+    """Return which share of what came had come before."""
+    return max(row.payload - least.payload, 0) / least.payload
+
+
+def _print(name: str, row: Row, least: Row | None = None) -> None:
+    waste = "" if least is None else f"{_waste(row, least):8.2%} twice"
+    print(
+        f"{name:46}{row.seconds:8.1f} s{row.payload:12,} B{waste}"
+        f"  wire {row.down:,} down {row.up:,} up, TCP again {row.twice:,},"
+        f" {row.cuts} cuts, {row.crashes} power cuts, {row.wrong} paths wrong",
+        flush=True,
+    )
+
+
+class Bench:
+    """A school in one namespace, and a laptop in the other."""
+
+    def __init__(
+        self, scratch: Path, files: int, megabytes: int, stack: ExitStack
+    ) -> None:
+        self._scratch = scratch
+        self._old, self._new = scratch / "old", scratch / "new"
+        trees.make_first(self._old, files=files, megabytes=megabytes)
+        trees.make_second(self._old, self._new)
+        self._school = School(scratch / "site")
+        self._school.found(laptop.SOMEBODY)
+        self._school.admin("publish", self._old, "--build", OLD)
+        self._school.admin("publish", self._new, "--build", NEW, "--delta-from", OLD)
+        self._school.admin("assign", "--build", NEW, "--serial", laptop.SOMEBODY.serial)
+        self._wanted = compare.survey(self._new)
+        self._names = [
+            stack.enter_context(_namespace(f"olpc{os.getpid()}{who}")) for who in "ab"
+        ]
+        self._port = free_port()
+        words = ["serve", self._school.site, "--host", "0.0.0.0", "--port", self._port]
+        self._start(stack, [program("olpc-update-admin"), *words], self._port)
+        config = scratch / "rsyncd.conf"
+        text = rsyncd.configuration({"root": self._new})
+        text = text.replace("127.0.0.1", "0.0.0.0")
+        config.write_text(f"port = 8873\n{text}")
+        daemon = ["rsync", "--daemon", "--no-detach", f"--config={config}"]
+        self._start(stack, daemon, 8873)
+
+    def _start(self, stack: ExitStack, words: Sequence[object], port: int) -> None:
+        """Run a server in the school until the bench ends."""
+        inside = ["ip", "netns", "exec", self._names[1]]
+        command = [*inside, *map(str, words)]
+        log = stack.enter_context((self._scratch / "log").open("ab"))
+        process = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        )
+        stack.callback(process.terminate)
+        probe = (
+            f"import socket; socket.create_connection(('127.0.0.1', {port})).close()"
+        )
+        for _ in range(200):
+            done = subprocess.run(
+                [*inside, sys.executable, "-c", probe], check=False, stderr=log
+            )
+            if done.returncode == 0:
+                return
+            time.sleep(0.1)
+        raise CommandFailedError(f"{command}: not listening")
+
+    def over(self, condition: Condition, *, rsync: bool = False) -> Row:
+        """Update a fresh laptop over a link."""
+        report = self._scratch / "report.json"
+        report.unlink(missing_ok=True)
+        shape = (condition.kbit, condition.delay, condition.loss, condition.cut)
+        words = [sys.executable, "-m", "bench.link", *self._names, *shape, report]
+        with (
+            _disk(self._scratch) as disk,
+            subprocess.Popen(list(map(str, words))) as wire,
+        ):
+            try:
+                root = disk.mount / "laptop"
+                self._make(root)
+                while not report.exists():
+                    time.sleep(0.05)
+                begun = time.monotonic()
+                crashes = self._update(condition, disk, report, rsync=rsync)
+                seconds = time.monotonic() - begun
+                found = compare.survey(root / "versions/pristine" / NEW)
+                wrong = len(compare.differences(self._wanted, found))
+            finally:
+                wire.terminate()
+                wire.wait()
+        counts = json.loads(report.read_text())
+        return Row(seconds, **counts, crashes=crashes, wrong=wrong)
+
+    def _make(self, root: Path) -> None:
+        contents = self._school.site / "builds" / OLD / "contents"
+        laptop.make(root, self._old, OLD, contents)
+        for role in ("oats", "lease"):
+            laptop.trust(root, role, self._school.key(role))
+        os.sync()
+
+    def _update(
+        self, condition: Condition, disk: "Disk", report: Path, *, rsync: bool
+    ) -> int:
+        """Run until it is done, as often as the power fails; say how often it did."""
+        crashes, power = 0, condition.power
+        root = disk.mount / "laptop"
+        if rsync:
+            command = self._rsync(root)
+        else:
+            server = f"http://{link.SCHOOL}:{self._port}/"
+            words = ["--now", "--root", str(root), "--server", server, "-v"]
+            command = [program("olpc-update-query"), *words]
+        inside = ["ip", "netns", "exec", self._names[0], *command]
+        for _ in range(100):
+            with open(self._scratch / "laptop.log", "ab") as log:
+                process = subprocess.Popen(
+                    inside, stdout=log, stderr=log, start_new_session=True
+                )
+                while process.poll() is None:
+                    time.sleep(0.1)
+                    if power and json.loads(_read(report))["down"] >= power:
+                        os.killpg(process.pid, signal.SIGKILL)
+                        power, crashes = 0, crashes + 1
+            if process.wait() == 0:
+                return crashes
+            if process.returncode == -signal.SIGKILL:
+                disk.lose_power()
+        raise CommandFailedError((self._scratch / "laptop.log").read_text()[-3000:])
+
+    def _rsync(self, root: Path) -> list[str]:
+        pristine = root / "versions/pristine"
+        options = ["-aHX", "-z", "--numeric-ids", f"--link-dest={pristine / OLD}"]
+        source = f"rsync://{link.SCHOOL}:8873/root/"
+        return ["rsync", *options, source, str(pristine / NEW)]
+
+
+def _read(report: Path) -> str:
+    """Read a report that may just be written."""
+    while not (text := report.read_text()).endswith("}"):
+        time.sleep(0.01)
+    return text
+
+
+@contextmanager
+def _namespace(name: str) -> Iterator[str]:
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    try:
+        yield name
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+class Disk:
+    """An ext4 image that can lose its power."""
+
+    def __init__(self, image: Path, mount: Path) -> None:
+        self._image, self.mount = image, mount
+
+    def attach(self) -> None:
+        """Mount it; that replays its journal."""
+        words = ["mount", "-o", "loop", str(self._image), str(self.mount)]
+        subprocess.run(words, check=True)
+
+    def detach(self) -> None:
+        """Unmount it, when the last process that was killed is gone from it."""
+        for _ in range(100):
+            done = subprocess.run(
+                ["umount", str(self.mount)], check=False, stderr=subprocess.PIPE
+            )
+            if done.returncode == 0:
+                return
+            time.sleep(0.1)
+        raise CommandFailedError(done.stderr.decode())
+
+    def lose_power(self) -> None:
+        """Drop what was not yet synced, and start again."""
+        shutdown = ["xfs_io", "-x", "-c", "shutdown", str(self.mount)]
+        subprocess.run(shutdown, check=True)
+        self.detach()
+        self.attach()
+
+
+@contextmanager
+def _disk(scratch: Path) -> Iterator[Disk]:
+    image = scratch / f"disk{next(_serial)}"
+    mount = scratch / "mnt"
+    mount.mkdir(exist_ok=True)
+    with open(image, "wb") as file:
+        file.truncate(2 << 30)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    disk = Disk(image, mount)
+    disk.attach()
+    try:
+        yield disk
+    finally:
+        disk.detach()
+        with contextlib.suppress(FileNotFoundError):
+            image.unlink()
+
+
+if __name__ == "__main__":
+    main()
