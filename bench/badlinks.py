@@ -65,9 +65,10 @@ class Row(NamedTuple):
         seconds: From its start to its end, power cuts included.
         down: Bytes of packets that reached the laptop.
         up: Bytes of packets that reached the school.
-        payload: Bytes of TCP payload that reached the laptop.
+        payload: Bytes of TCP payload that the laptop confirmed.
         twice: Bytes that TCP itself brought again.
         cuts: How often every connection was reset.
+        lost: Bytes that arrived behind a hole, and were lost with their connection.
         crashes: How often the power failed.
         wrong: Paths of the new tree that are not as they should be.
     """
@@ -78,6 +79,7 @@ class Row(NamedTuple):
     payload: int
     twice: int
     cuts: int
+    lost: int
     crashes: int
     wrong: int
 
@@ -103,13 +105,15 @@ def main() -> None:
         if failed:
             sys.exit("something is wrong, or more than 1 % came twice")
     finally:
-        shutil.rmtree(scratch)
+        if not options.keep:
+            shutil.rmtree(scratch)
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.badlinks", description=__doc__)
-    parser.add_argument("--files", type=int, default=1500)
-    parser.add_argument("--megabytes", type=int, default=20)
+    parser.add_argument("--files", type=int, default=1000)
+    parser.add_argument("--megabytes", type=int, default=24)
+    parser.add_argument("--keep", action="store_true", help="keep the logs")
     parser.add_argument("--sample", action="store_true", help="one short row only")
     return parser.parse_args()
 
@@ -121,10 +125,11 @@ def _waste(row: Row, least: Row) -> float:
 
 def _print(name: str, row: Row, least: Row | None = None) -> None:
     waste = "" if least is None else f"{_waste(row, least):8.2%} twice"
+    tcp = f"TCP {row.twice:,} again, {row.lost:,} lost"
+    events = f"{row.cuts} cuts, {row.crashes} power cuts, {row.wrong} paths wrong"
     print(
         f"{name:46}{row.seconds:8.1f} s{row.payload:12,} B{waste}"
-        f"  wire {row.down:,} down {row.up:,} up, TCP again {row.twice:,},"
-        f" {row.cuts} cuts, {row.crashes} power cuts, {row.wrong} paths wrong",
+        f"  wire {row.down:,} down {row.up:,} up, {tcp}, {events}",
         flush=True,
     )
 
@@ -222,7 +227,7 @@ class Bench:
             command = self._rsync(root)
         else:
             server = f"http://{link.SCHOOL}:{self._port}/"
-            words = ["--now", "--root", str(root), "--server", server, "-v"]
+            words = ["--now", "--root", str(root), "--server", server, "-vv"]
             command = [program("olpc-update-query"), *words]
         inside = ["ip", "netns", "exec", self._names[0], *command]
         for _ in range(100):
@@ -278,14 +283,12 @@ class Disk:
 
     def detach(self) -> None:
         """Unmount it, when the last process that was killed is gone from it."""
+        words = ["umount", str(self.mount)]
         for _ in range(100):
-            done = subprocess.run(
-                ["umount", str(self.mount)], check=False, stderr=subprocess.PIPE
-            )
-            if done.returncode == 0:
+            if subprocess.run(words, check=False, capture_output=True).returncode == 0:
                 return
             time.sleep(0.1)
-        raise CommandFailedError(done.stderr.decode())
+        raise CommandFailedError(f"{self.mount} stays busy")
 
     def lose_power(self) -> None:
         """Drop what was not yet synced, and start again."""

@@ -5,8 +5,9 @@
 Two TUN devices are joined: so many kbit/s each way through a queue of 64 KiB, so many
 seconds of delay each way, a share of packets lost each way. After each CUT bytes down
 the link breaks: every connection is reset, and for two seconds nothing passes. What
-reaches the laptop is counted in REPORT, with TCP's own repetitions told apart: what
-arrives twice in one connection is the kernel's affair, not the program's.
+reaches the laptop is counted in REPORT: what its TCP confirmed and so handed to the
+program; what the kernel got twice in one connection; and what it got behind a hole and
+lost with the connection. Only the first is the program's affair.
 """
 
 import contextlib
@@ -39,12 +40,17 @@ class Flow:
     Attributes:
         first: Sequence number of its first byte.
         seen: Which bytes have arrived at the laptop.
-        acked: The next byte that the laptop awaits.
+        acked: The next byte that the laptop awaits, by its sequence number.
     """
 
     first: int
     seen: bytearray = field(default_factory=bytearray)
     acked: int = 0
+
+    @property
+    def taken(self) -> int:
+        """How many bytes the laptop has confirmed, so that its program has them."""
+        return (self.acked - self.first) & 0xFFFFFFFF if self.acked else 0
 
     def add(self, number: int, length: int) -> int:
         """Note bytes that arrive; return how many of them are new."""
@@ -75,7 +81,9 @@ class Link:
         self._flows: dict[tuple[int, int], Flow] = {}
         self._dead: set[tuple[int, int]] = set()
         self._broken_until, self._since_cut, self._number = 0.0, 0, 0
-        self.counts = dict.fromkeys(("down", "up", "payload", "twice", "cuts"), 0)
+        self.counts = dict.fromkeys(
+            ("down", "up", "payload", "twice", "cuts", "lost"), 0
+        )
 
     def run(self, laptop: int, school: int, report: Path) -> None:
         """Pass packets on until the process is told to end."""
@@ -85,12 +93,19 @@ class Link:
             now = time.monotonic()
             if now - written > 0.5:
                 written = now
-                report.write_text(json.dumps(self.counts))
+                report.write_text(json.dumps(self.add_up()))
             wait = max(0.0, self._queue[0][0] - now) if self._queue else 0.5
             for one in select.select(list(sides), [], [], min(wait, 0.5))[0]:
                 packet = os.read(one, 65536)
                 self._take(packet, sides[one], is_down=one == school)
             self._deliver(laptop)
+
+    def add_up(self) -> dict[str, int]:
+        """Return what has been counted."""
+        arrived = sum(flow.seen.count(1) for flow in self._flows.values())
+        taken = sum(flow.taken for flow in self._flows.values())
+        self.counts |= {"payload": taken, "lost": max(arrived - taken, 0)}
+        return self.counts
 
     def _take(self, packet: bytes, side: Side, *, is_down: bool) -> None:
         now = time.monotonic()
@@ -133,11 +148,10 @@ class Link:
         head = (packet[0] & 15) * 4
         number, _, offset, flags = struct.unpack_from("!IIBB", packet, head + 4)
         length = len(packet) - head - (offset >> 4) * 4
-        if flags & 2 or ports not in self._flows:
+        if ports not in self._flows:
             self._flows[ports] = Flow(number + (flags >> 1 & 1))
         if length > 0:
             new = self._flows[ports].add(number, length)
-            self.counts["payload"] += new
             self.counts["twice"] += length - new
 
     def _break(self, laptop: int) -> None:
@@ -178,7 +192,7 @@ def _address(text: str) -> bytes:
 
 
 def _checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -213,7 +227,7 @@ def main() -> None:
     try:
         link.run(*ends, Path(report))
     finally:
-        Path(report).write_text(json.dumps(link.counts))
+        Path(report).write_text(json.dumps(link.add_up()))
 
 
 if __name__ == "__main__":

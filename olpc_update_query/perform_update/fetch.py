@@ -16,7 +16,7 @@ from olpc_update_query import errors
 from olpc_update_query.model.orders import Order
 from olpc_update_query.perform_update.activate import InstalledTree, Layout
 from olpc_update_query.perform_update.sources.crew import Crew
-from olpc_update_query.perform_update.sources.delta import begun_from, fetch_delta
+from olpc_update_query.perform_update.sources.delta import PART, begun_from, fetch_delta
 from olpc_update_query.perform_update.sources.full import (
     check_wanted,
     fetch_manifest,
@@ -27,6 +27,11 @@ from olpc_update_query.perform_update.sources.http import WebFiles
 from olpc_update_query.perform_update.sources.intake import Intake
 from olpc_update_query.perform_update.sources.local import LocalFiles, directory_of
 from olpc_update_query.perform_update.sources.rsync import RsyncOptions, RsyncSource
+from olpc_update_query.perform_update.sources.salvage import (
+    finish_begun,
+    salvage_delta,
+    salvage_pack,
+)
 from olpc_update_query.perform_update.sources.spool import Files
 from olpc_update_query.perform_update.store import DELTA, HAVE
 from olpc_update_query.ports import Clock, Progress, Transport
@@ -56,7 +61,8 @@ class FetchReport(NamedTuple):
         sent: Bytes sent.
         requests: Requests made, and runs of rsync.
         source: What gave something, by name: ``delta``, ``manifest`` (or the index of
-            a full pack), ``pack``, ``rsync``, joined by ``+``.
+            a full pack), ``pack``, ``file`` (of the plain tree), ``rsync``, joined
+            by ``+``.
         gave: How many bytes each of them gave. Files of a stick count only here.
     """
 
@@ -234,6 +240,9 @@ class _Fetcher:
         if not intake.has_manifest:
             fetch_manifest(intake, crew)
         check_wanted(intake, crew)
+        salvage_delta(intake, intake.directory / PART)
+        if intake.needs():
+            finish_begun(intake, crew)
         while intake.needs() and fetch_ranges(intake, crew):
             check_wanted(intake, crew)
 
@@ -268,6 +277,8 @@ class _Fetcher:
         self._rsync.append(source)
         if not self._intake.has_manifest:
             source.fetch_manifest()
+        salvage_delta(self._intake, self._intake.directory / PART)
+        salvage_pack(self._intake)
         source.fetch_files()
 
     # --- the end ------------------------------------------------------------------

@@ -51,12 +51,13 @@ class Timeouts(NamedTuple):
 
     Attributes:
         connect: For a connection.
-        silence: For the next byte.
+        silence: For the next byte. TCP may bring it after most of a minute, and with
+            it what has come behind it.
         reply: For a whole reply to ``post``, name resolution included.
     """
 
     connect: float = 10.0
-    silence: float = 30.0
+    silence: float = 60.0
     reply: float = 60.0
 
 

@@ -47,6 +47,11 @@ class Crew:
         """Say whether anybody is worth asking for a file."""
         return any(mirror.can_give(name) for mirror in self._mirrors)
 
+    def lacks(self, name: str) -> bool:
+        """Say whether somebody answers, but does not have a file."""
+        absent = (mirror.absent.get(name) for mirror in self._mirrors)
+        return any(isinstance(error, errors.BuildNotFound) for error in absent)
+
     def blame(
         self, urls: Iterable[str], name: str, error: errors.UpdateError | None = None
     ) -> None:

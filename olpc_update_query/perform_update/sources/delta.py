@@ -62,26 +62,37 @@ def fetch_delta(intake: Intake, crew: Crew, tree: InstalledTree) -> bool:
     with Spool(intake.directory / PART) as spool:
         delta = _Delta(intake, crew, tree, spool)
         delta.drop_other()
-        while True:
-            before = spool.have.total
-            try:
-                delta.pull(name)
-                break
-            except errors.BuildNotFound:
-                spool.remove()
+        before = spool.have.total
+        try:
+            if not _complete(delta, crew, spool, name):
                 return False
-            except _WRONG as error:
-                if not delta.start_over(name, error):
-                    spool.remove()
-                    return False
-            finally:
-                intake.credit("delta", max(spool.have.total - before, 0))
+        finally:
+            intake.credit("delta", max(spool.have.total - before, 0))
         if intake.needs():
             spool.finish(DELTA)
             intake.look_again()
         else:
             spool.remove()
     return True
+
+
+def _complete(delta: "_Delta", crew: Crew, spool: Spool, name: str) -> bool:
+    """Bring a delta pack to its end; say whether there is one."""
+    while True:
+        try:
+            delta.pull(name)
+        except _WRONG as error:
+            if not delta.start_over(name, error):
+                spool.remove()
+                return False
+        except errors.NetworkError:
+            if not crew.lacks(name):
+                raise
+            if not spool.have.total:
+                spool.remove()
+            return False  # somebody is there, only not with this file
+        else:
+            return True
 
 
 class _Delta:

@@ -7,6 +7,7 @@ four seconds, or is far slower than another, is left: its span is given to the n
 and what it gave is kept. No counter ends a download that moves.
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from olpc_update_query.ports import Clock, Progress
 HEAD = 256 * 1024  # bytes asked for first, when it is not known how fast they come
 SPELL = 10.0  # seconds that what is asked for in one go shall take
 SILENCE = 4.0  # seconds after which another mirror is asked for the same
-LONG_SILENCE = 15.0  # the same, when the only other way is a new connection
+LONG_SILENCE = 45.0  # the same, when the only other way is a new connection
 HOPE = 1.5  # seconds that an unknown mirror has for its first byte
 LONG_HOPE = 3.0  # and one that was good before
 HASTE = 0.5  # and every one after that
@@ -35,6 +36,9 @@ RACERS = 8  # the same, while nothing at all has come
 PAUSE = 1.0  # seconds before mirrors are asked again that have all failed
 _TICK = 0.25
 _ENDS_ALL = (errors.NoSpace, errors.DiskFailed, errors.NotPermitted)
+
+
+_log = logging.getLogger(__name__)
 
 
 class Download:
@@ -153,6 +157,17 @@ class Download:
         for lane in [lane for lane in self._lanes if lane.is_over]:
             self._lanes.remove(lane)
             error = lane.error
+            _log.debug(
+                "%s: %s at %d of %d, %d bytes in %.1f s, %d of them new: %s",
+                lane.mirror.url,
+                self.name,
+                lane.position,
+                lane.end,
+                lane.got,
+                now - lane.begun,
+                lane.gave,
+                error or ("taken away" if lane.is_cancelled else "done"),
+            )
             if error is None:
                 if lane.got and not lane.is_cancelled:
                     lane.mirror.do_well(max(lane.rate(now), 1.0))

@@ -1,5 +1,6 @@
 """A build on a web server."""
 
+import os
 from urllib.parse import quote
 
 from olpc_update_query.ports import Stream, Transport
@@ -30,7 +31,7 @@ class WebFiles:
             NetworkError: See ``system.http``.
         """
         return self._transport.get(
-            f"{self.url}/{quote(name)}",
+            f"{self.url}/{quote(os.fsencode(name))}",
             start=start,
             length=length,
         )

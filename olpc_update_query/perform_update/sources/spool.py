@@ -1,9 +1,9 @@
 """Spools: downloads that know which of their bytes have come, and from whom.
 
 Bytes may come in any order and from several sources at once. What came is on the disk
-at the latest 64 KiB or a second later, and the journal beside the spool says so: a cut
-link or a power cut costs no more than that. A source that has shown nothing of the file
-yet is asked for the last bytes before a gap once more, and they are compared.
+at the latest 64 KiB or half a second later, and the journal beside the spool says so:
+a cut link or a power cut costs no more than that. A source that has shown nothing of
+the file yet is asked for the last bytes before a gap once more, and they are compared.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from olpc_update_query.system.files import (
 )
 
 SYNC_EVERY = 48 * 1024  # with the 16 KiB that come at once: 64 KiB at stake
-SYNC_SECONDS = 1.0  # at the latest, so that a slow link has less at stake
+SYNC_SECONDS = 0.5  # at the latest, so that a slow link has less at stake
 OVERLAP = 1024  # compared before a source is believed to have the same file
 RESERVE = 1024 * 1024  # left free on the disk for state and logs
 
@@ -89,6 +89,9 @@ class Spool(Closing):
             raw = read_bounded(self._journal, LARGEST_JOURNAL)
         except (OSError, ValueError):
             return []
+        whole = raw.rfind(b"\n") + 1
+        if whole < len(raw):  # or the next line would go on in the middle of a torn one
+            os.truncate(self._journal, whole)
         found: list[Receipt] = []
         for one in read_journal(raw):
             _note(found, one._replace(end=min(one.end, size)))
@@ -178,6 +181,25 @@ class Spool(Closing):
         with disk_errors(self.path):
             for path in (self._journal, self.path):
                 path.unlink(missing_ok=True)
+
+    def adopt(self, giver: str) -> None:
+        """Take what lies there without a journal for what has come."""
+        with self._lock, disk_errors(self.path):
+            size = os.fstat(self._descriptor).st_size
+            if not self.have.total and size:
+                self.have.add(0, size)
+                self._written.append(Receipt(0, size, giver))
+                self._sync()
+
+    def forget(self) -> None:
+        """Drop the journal: the file is complete, and stands for itself."""
+        self.sync()
+        with disk_errors(self._journal):
+            self._journal.unlink(missing_ok=True)
+
+    def fileno(self) -> int:
+        """Return the open file."""
+        return self._descriptor
 
     def givers(self, start: int, end: int) -> set[str]:
         """Return who gave any of the bytes from ``start`` up to ``end``."""
