@@ -126,8 +126,8 @@ def _pass_on(source: socket.socket, sink: socket.socket) -> Iterator[bytes]:
     """Copy until the source ends; either end may hang up at any time."""
     with suppress(OSError):
         while data := source.recv(1 << 16):
-            yield data
             sink.sendall(data)
+            yield data
     with suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
 

@@ -79,7 +79,9 @@ def finish_begun(intake: Intake, crew: Crew) -> None:
             )
             try:
                 download.fill([Span(0, size)])
-            except _NOT_THERE:
+            except errors.UpdateError as error:
+                if not isinstance(error, _NOT_THERE) and not crew.lacks(name):
+                    raise
                 continue
             finally:
                 intake.credit("file", spool.have.total - before)
