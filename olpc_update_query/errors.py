@@ -443,6 +443,33 @@ class HookFailed(ActivationError):
     advice = "Run the hook by hand; hooks are in /etc/olpc-update-query/hooks.d."
 
 
+class TrialFailed(ActivationError):
+    """A build did not come up when it was tried, and the laptop went back.
+
+    Args:
+        build: The build that failed.
+        tries: How often it was booted.
+        now: The build that boots instead.
+    """
+
+    exit_code = 69
+    advice = "`olpc-update -f` tries it again; docs/boot.md says what counts as up."
+
+    def __init__(self, build: str, tries: int, now: str) -> None:
+        super().__init__(
+            f"build {build} did not come up in {tries} tries; build {now} boots again"
+        )
+        self.build, self.tries, self.now = build, tries, now
+
+
+class NotUp(ActivationError):
+    """The running build is on trial, and a check of the site says it is not well."""
+
+    exit_code = 71
+    advice = "It is asked again in a minute; the checks are in checks.d."
+    retry = True
+
+
 class OrderRefused(ActivationError):
     """The order is genuine, but this laptop may not follow it now."""
 

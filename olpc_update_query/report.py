@@ -156,6 +156,7 @@ class Result(StrEnum):
     HANDED_OVER = "handed-over"
     INSTALLED = "installed"
     ROLLED_BACK = "rolled-back"
+    CONFIRMED = "confirmed"
     REFUSED = "refused"
     STOLEN = "stolen"
     FAILED = "failed"
@@ -263,6 +264,12 @@ class Report:
         self._run |= {"done": done, "total": total, "rate": self._pace.rate}
         self._run["remaining"] = self._pace.remaining(total)
         self._write_status()
+
+    def record(self, outcome: Outcome) -> None:
+        """Write down, and tell, what happened before this run."""
+        self.note(outcome.text)
+        if self._keeps:
+            self._keep(outcome)
 
     def end(self, outcome: Outcome) -> None:
         """Say what this side came to, and that it is at work no longer."""

@@ -19,7 +19,15 @@ from olpc_update_query.system.files import hold_lock
 from olpc_update_query.system.work import prepare, work_area
 
 PROGRAM = "olpc-update"
-BY_THEMSELVES = ("list_targets", "rollback", "installed", "verify", "sticky", "purge")
+BY_THEMSELVES = (
+    "list_targets",
+    "rollback",
+    "confirm",
+    "installed",
+    "verify",
+    "sticky",
+    "purge",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +38,7 @@ class Wanted:
     list_targets: bool
     usb: str | None
     rollback: bool
+    confirm: bool
     installed: bool
     verify: bool
     sticky: str | None
@@ -69,6 +78,7 @@ def main() -> NoReturn:
     help="Install from a stick, the one at PATH or any that is mounted.",
 )
 @click.option("--rollback", is_flag=True, help="Boot the alternate build next.")
+@click.option("--confirm", is_flag=True, help="The running build is up: end its trial.")
 @click.option("--installed", is_flag=True, help="List what is installed.")
 @click.option("--verify", is_flag=True, help="Read every installed file again.")
 @click.option("--sticky", metavar="BUILD", help="Never delete BUILD.")
@@ -225,7 +235,14 @@ def _rollback(given: Common, console: Console) -> int:
     return go_back(given.machine(), console)
 
 
+def _confirm(given: Common, console: Console) -> int:
+    from olpc_update_query.run.trial import confirm
+
+    return confirm(given.machine(), console)
+
+
 _LOOK_AFTER = {
+    "confirm": _confirm,
     "installed": _list_installed,
     "verify": _verify,
     "rollback": _rollback,

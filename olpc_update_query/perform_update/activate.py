@@ -33,6 +33,13 @@ from olpc_update_query.perform_update.links import (
     read_link,
     target_of,
 )
+from olpc_update_query.perform_update.trial import (
+    Mark,
+    State,
+    erase_mark,
+    read_mark,
+    write_mark,
+)
 from olpc_update_query.perform_update.walk import remove_tree
 from olpc_update_query.system.files import (
     disk_errors,
@@ -75,6 +82,17 @@ class Layout(Builds, abc.ABC):
     @abc.abstractmethod
     def alternate(self) -> BuildId | None:
         """Return the build to go back to."""
+
+    def mark(self) -> Mark | None:
+        """Return what became of a build that was made the next to boot."""
+        return read_mark(self.versions)
+
+    def on_trial(self) -> BuildId | None:
+        """Return the build that is running and has not been confirmed."""
+        mark = self.mark()
+        if mark and mark.state is State.TRIAL and mark.build == self.running():
+            return mark.build
+        return None
 
     def installed(self) -> list[InstalledTree]:
         """Return the builds that have a manifest; the running one comes first."""
@@ -147,14 +165,23 @@ class Layout(Builds, abc.ABC):
         """Delete what an interrupted installation, swing or purge left behind."""
         super().tidy()
         self._drop_marks()
+        self._drop_stale_trial()
 
     # --- the swing ----------------------------------------------------------------
 
-    def activate(self, new: BuildId, alternate: BuildId | None) -> None:
+    def activate(
+        self, new: BuildId, alternate: BuildId | None, *, on_trial: bool = False
+    ) -> None:
         """Make ``new`` boot next, and ``alternate`` the build to go back to.
 
         Everything the link leads to is on the disk before it swings. The alternate
         is marked sticky before, and a mark that was only ours goes afterwards.
+
+        Args:
+            new: The build to boot.
+            alternate: The build to go back to.
+            on_trial: Whether ``new`` has to be confirmed when it has come up. Not if it
+                is running already, or there is nothing to go back to.
 
         Raises:
             NotInstalled: One of them is not there as a whole.
@@ -169,8 +196,11 @@ class Layout(Builds, abc.ABC):
                 if not self.is_sticky(alternate):
                     self._write_mark(alternate, OURS)
             sync_filesystem(self.versions)
+            if on_trial and alternate is not None and new != self.running():
+                write_mark(self.versions, Mark(State.TRIAL, new))
             self._swing(new, alternate)
             self._drop_marks()
+            self._drop_stale_trial()
 
     def _drop_marks(self) -> None:
         """Drop our marks of builds that are the alternate no longer."""
@@ -179,8 +209,14 @@ class Layout(Builds, abc.ABC):
             if build != alternate and self._is_ours(build):
                 self._erase_mark(build)
 
+    def _drop_stale_trial(self) -> None:
+        """Drop the trial of a build that does not boot next, or does no longer."""
+        mark = self.mark()
+        if mark and mark.state is State.TRIAL and mark.build != self.current():
+            erase_mark(self.versions)
+
     def rollback(self) -> BuildId:
-        """Swap the current build and the alternate.
+        """Swap the current build and the alternate, and mark the one that was left.
 
         Returns:
             The build that boots next.
@@ -191,7 +227,10 @@ class Layout(Builds, abc.ABC):
         alternate = self.alternate()
         if alternate is None:
             raise NoAlternate
-        self.activate(alternate, self.current())
+        current = self.current()
+        if current is not None and self.can_boot(alternate):
+            write_mark(self.versions, Mark(State.LEFT, current))
+        self.activate(alternate, current)
         return alternate
 
     @abc.abstractmethod

@@ -265,7 +265,7 @@ class _Installation:
         now = (self._layout.current(), self._layout.alternate())
         if now != (self._build, alternate):
             self._progress.step(f"build {self._build} boots next")
-            self._layout.activate(self._build, alternate)
+            self._layout.activate(self._build, alternate, on_trial=True)
 
     def _choose_alternate(self, wanted: BuildId | None) -> BuildId | None:
         """Return the build to go back to: best the one that is known to run."""

@@ -25,6 +25,7 @@ from olpc_update_query.run.machine import (
 )
 from olpc_update_query.run.memory import recall
 from olpc_update_query.run.places import LARGEST_ORDER, fetch_order
+from olpc_update_query.run.trial import settle
 from olpc_update_query.system.files import hold_lock
 from olpc_update_query.system.work import prepare
 from olpc_update_query.trust.answer import TrustedOrder, open_order
@@ -92,6 +93,7 @@ class ByHand:
         machine, slip, parcel = self._machine, Slip(), Parcel(LARGEST_ORDER)
         facts = look(machine)
         facts.require_layout()
+        settle(machine, facts.layout, self._report)
         self._report.note(f"looking in {', '.join(self._places)}")
         as_asker(machine, lambda: self._fetch_order(slip, parcel), self._asker)
         trusted = self._open(parcel.take(), max(facts.now, floor(machine)))
@@ -121,9 +123,9 @@ class ByHand:
     def _follow(self, order: Order, facts: Facts) -> Outcome:
         """Decide as a poll does, but a person may do what an unattended run may not."""
         at = situation(self._machine, facts, order)
-        at = replace(at, stream=None, held=False)
+        at = replace(at, stream=None, held=False, on_trial=None)
         if self._force:
-            at = replace(at, failed=frozenset(), on_trial=None)
+            at = replace(at, failed=frozenset())
             order = replace(order, not_before=None)
         decision = decide(replace(order, allow_downgrade=True), at, facts.now)
         if isinstance(decision, Install):

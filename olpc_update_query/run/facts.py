@@ -82,7 +82,7 @@ def raise_floor(machine: Machine, time: int) -> None:
 
 
 def give_up(machine: Machine, layout: Layout, build: BuildId) -> None:
-    """Do not install a build again by itself: somebody went back from it.
+    """Do not install a build again by itself: it failed, or somebody left it.
 
     Raises:
         NotPermitted: The user may not write there.
@@ -96,11 +96,21 @@ def give_up(machine: Machine, layout: Layout, build: BuildId) -> None:
     machine.installer.save(GIVEN_UP, found)
 
 
-def forgive(machine: Machine, contents: Sha256) -> None:
-    """Forget that a build was given up: it has been installed again."""
+def forgive(machine: Machine, contents: Sha256) -> bool:
+    """Forget that a build was given up: somebody wants it again, or it has come up.
+
+    Returns:
+        Whether it had been given up.
+
+    Raises:
+        NotPermitted: The user may not write there.
+        TreeError: The disk refused.
+    """
     found = machine.installer.load(GIVEN_UP)
-    if found.pop(contents, None) is not None:
-        machine.installer.save(GIVEN_UP, found)
+    if found.pop(contents, None) is None:
+        return False
+    machine.installer.save(GIVEN_UP, found)
+    return True
 
 
 def make_query(machine: Machine, facts: Facts, nonce: str) -> Query:
@@ -149,6 +159,7 @@ def situation(
     return replace(
         situation,
         current=facts.layout.current(),
+        on_trial=facts.layout.on_trial(),
         installed=_installed(facts.layout, order),
     )
 

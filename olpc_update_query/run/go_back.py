@@ -3,12 +3,14 @@
 import contextlib
 
 from olpc_update_query import errors
-from olpc_update_query.model.canonical import Json
+from olpc_update_query.model.messages import BuildId
 from olpc_update_query.perform_update.activate import Layout
+from olpc_update_query.perform_update.trial import Mark, State, erase_mark, write_mark
 from olpc_update_query.policy.schedule import Trigger
 from olpc_update_query.report import Audience, Outcome, Report, Result, failure
-from olpc_update_query.run.facts import forgive, give_up, manifest_digest
+from olpc_update_query.run.facts import forgive, manifest_digest
 from olpc_update_query.run.machine import Machine
+from olpc_update_query.run.trial import settle, went_back
 from olpc_update_query.system.files import hold_lock
 from olpc_update_query.system.work import prepare
 
@@ -27,25 +29,36 @@ def go_back(machine: Machine, audience: Audience) -> int:
     try:
         prepare(machine.work)
         with hold_lock(machine.work.lock, "olpc-update --rollback"):
-            outcome = _swap(machine)
+            layout = Layout.detect(machine.root)
+            settle(machine, layout, report)
+            outcome = _swap(machine, layout)
             report.end(outcome)
+            _start_over(machine, layout)
     except errors.UpdateError as error:
         outcome = failure(error)
         audience.end(outcome)
     return outcome.exit_code
 
 
-def _swap(machine: Machine) -> Outcome:
-    layout = Layout.detect(machine.root)
-    left = layout.current()
+def _swap(machine: Machine, layout: Layout) -> Outcome:
     build = layout.rollback()
-    text = f"build {build} boots next"
-    facts: dict[str, Json] = {"boots_next": build}
-    with contextlib.suppress(errors.UpdateError):  # a manifest may be damaged
-        forgive(machine, manifest_digest(layout, build))
-    if left is None:
-        return Outcome(Result.ROLLED_BACK, text, facts=facts)
-    with contextlib.suppress(errors.UpdateError):
-        give_up(machine, layout, left)
-    text = f"{text}; somebody went back from build {left}"
-    return Outcome(Result.ROLLED_BACK, text, facts=facts | {"build": left})
+    mark = layout.mark()
+    if mark is None:
+        return Outcome(Result.ROLLED_BACK, f"build {build} boots next")
+    return went_back(machine, layout, mark)
+
+
+def _start_over(machine: Machine, layout: Layout) -> None:
+    """Forget the mark; a build that was given up before is on trial once more."""
+    build = layout.current()
+    if build is None or build == layout.running() or not _again(machine, layout, build):
+        erase_mark(layout.versions)
+    else:
+        write_mark(layout.versions, Mark(State.TRIAL, build))
+
+
+def _again(machine: Machine, layout: Layout, build: BuildId) -> bool:
+    """Say whether a build had been given up; it is not any more."""
+    with contextlib.suppress(errors.UpdateError):  # its manifest may be damaged
+        return forgive(machine, manifest_digest(layout, build))
+    return False

@@ -70,6 +70,7 @@ from olpc_update_query.run.machine import (
 )
 from olpc_update_query.run.memory import recall
 from olpc_update_query.run.restart import restart_if_wanted
+from olpc_update_query.run.trial import confirm_if_up, settle
 from olpc_update_query.run.waiting import (
     forget_gates,
     gate_is_open_again,
@@ -177,9 +178,15 @@ class Poll:
 
     def _poll(self) -> Outcome:
         facts = look(self._machine)
+        self._settle(facts)
         nonce = draw_nonce()
         as_asker(self._machine, lambda: self._ask(facts, nonce), self._asker)  # 3, 4
         return self._obey(nonce, facts)
+
+    def _settle(self, facts: Facts) -> None:
+        """Write down what became of a build that was on trial."""
+        settle(self._machine, facts.layout, self._report)
+        confirm_if_up(self._machine, facts.layout, self._report)
 
     def _obey(self, nonce: str, facts: Facts) -> Outcome:
         """Obey the answer in the parcel, if it is the one to the query."""

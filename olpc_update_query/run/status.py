@@ -10,8 +10,9 @@ from pathlib import Path
 
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.perform_update.activate import Layout
+from olpc_update_query.perform_update.trial import State
 from olpc_update_query.report import Status, read_status
-from olpc_update_query.run.facts import Facts
+from olpc_update_query.run.facts import GIVEN_UP, Facts
 from olpc_update_query.run.machine import Machine, is_separate
 from olpc_update_query.run.memory import recall
 from olpc_update_query.run.waiting import current_hold, held_back
@@ -48,6 +49,8 @@ def gather(machine: Machine, facts: Facts) -> dict[str, Json]:
         "serial": machine.identity.serial,
         "stream": machine.settings.stream or None,
         **_builds(facts.layout),
+        "on_trial": _trial(facts.layout),
+        "given_up": _given_up(machine),
         "lease": _lease(facts),
         "stolen": is_marked_stolen(machine.root),
         "held": _hold(machine, facts),
@@ -76,6 +79,18 @@ def _builds(layout: Layout | None) -> dict[str, Json]:
         "alternate": layout.alternate(),
         "builds": [found.build for found in layout.installed()],
     }
+
+
+def _trial(layout: Layout | None) -> Json:
+    mark = layout.mark() if layout is not None else None
+    if mark is None or mark.state is not State.TRIAL:
+        return None
+    return {"build": mark.build, "tries": mark.tries}
+
+
+def _given_up(machine: Machine) -> list[Json]:
+    found = machine.installer.load(GIVEN_UP).values()
+    return [fact["build"] for fact in found if isinstance(fact, dict)]
 
 
 def _lease(facts: Facts) -> Json:

@@ -101,6 +101,7 @@ class InstallerHalf(Poll):
             if machine.identity.origin == str(machine.root / host.DMI):
                 self._place.keep_identity(machine.identity)
             with hold_lock(machine.work.lock, "olpc-update-query install", wait=True):
+                self._settle(look(machine))
                 return self._take(ANSWER, self._obey_answer) or self._take(
                     FETCHED, self._install_fetched
                 )

@@ -34,7 +34,7 @@ def test_an_updated_laptop_has_two_builds_and_nothing_else(
     added = {
         line for line in after - before if not line.startswith("versions/updates/")
     }
-    expected = {"contents/762", "pristine/762/", "run/762/", "sticky/760"}
+    expected = {"contents/762", "pristine/762/", "run/762/", "sticky/760", "trial"}
     expected = {f"versions/{line}" for line in expected}
     if partitioned:
         expected |= {

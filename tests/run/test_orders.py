@@ -8,6 +8,7 @@ import pytest
 from olpc_update_query import errors
 from olpc_update_query.model.messages import BareOrder, BuildId, Reboot, Sha256
 from olpc_update_query.perform_update.install import Installed
+from olpc_update_query.perform_update.trial import Mark, State, write_mark
 from olpc_update_query.policy.decide import Refuse, Wait
 from olpc_update_query.policy.schedule import FIRST_BACKOFF
 from olpc_update_query.report import ClockSet, Decided, Result
@@ -24,6 +25,8 @@ from tests.simulator import (
     lease,
 )
 from tests.trees import difference, snapshot
+
+FRESH = Mark(State.TRIAL, NEW)
 
 # --- orders ------------------------------------------------------------------------
 
@@ -168,20 +171,22 @@ def write_config(laptop: Laptop, text: str) -> None:
 
 @pytest.mark.usefixtures("real")
 @pytest.mark.parametrize(
-    ("reboot", "idle", "restarts"),
+    ("reboot", "idle", "mark", "restarts"),
     [
-        pytest.param(Reboot.NEVER, True, 0, id="never"),
-        pytest.param(Reboot.IDLE, False, 0, id="somebody is at work"),
-        pytest.param(Reboot.IDLE, True, 1, id="idle"),
-        pytest.param(Reboot.NOW, False, 1, id="now"),
+        pytest.param(Reboot.NEVER, True, FRESH, 0, id="never"),
+        pytest.param(Reboot.IDLE, False, FRESH, 0, id="somebody is at work"),
+        pytest.param(Reboot.IDLE, True, FRESH, 1, id="idle"),
+        pytest.param(Reboot.NOW, False, FRESH, 1, id="now"),
+        pytest.param(Reboot.NOW, True, FRESH._replace(tries=1), 0, id="tried before"),
     ],
 )
-def test_restarting(
+def test_restarting(  # noqa: PLR0917 - what a row of the table holds
     school_laptop: Laptop,
     server: ServerSimulator,
     monkeypatch: pytest.MonkeyPatch,
     reboot: Reboot,
     idle: bool,
+    mark: Mark,
     restarts: int,
 ) -> None:
     restarted: list[bool] = []
@@ -189,6 +194,7 @@ def test_restarting(
     monkeypatch.setattr(power, "restart", lambda: restarted.append(True))
     monkeypatch.setattr(CarryOut, "_fetch", lambda *_: None)
     monkeypatch.setattr(CarryOut, "_install", lambda *_: Installed(NEW))
+    write_mark(school_laptop.root / "versions", mark)
     server.update = order(server, reboot=reboot)
     assert school_laptop.poll()[0] == 0
     assert len(restarted) == restarts
