@@ -21,6 +21,7 @@ from bench.school import is_open_to_all
 # How a Debian package shows that it is there, where not by a program of its own name.
 PROGRAMS = {
     "attr": "setfattr",
+    "busybox-static": "busybox",
     "dbus": "dbus-daemon",
     "e2fsprogs": "mkfs.ext4",
     "iproute2": "ip",
