@@ -8,6 +8,7 @@ imports nothing: such a run may cost hardly more than starting Python.
 Due = tuple[int, int]  # (when it was drawn, when to ask next), seconds since the epoch
 
 LONGEST = 31 * 24 * 3600  # the greatest interval is 30 days, and a lease's pull is less
+EARLIEST = 1_793_491_200  # as in trust.moment: a clock before it is wrong
 _DIGITS = 12
 
 
@@ -32,7 +33,8 @@ def may_skip(text: str, now: int) -> bool:
     """Tell whether a run at ``now`` has nothing to do.
 
     A damaged file, a draw in the future (the clock was set back) and a due time
-    further off than any interval allows all count as none: then the run asks.
+    further off than any interval allows all count as none: then the run asks. With a
+    clock that is surely wrong it is not for this rule to tell: see `schedule.judge`.
 
     Args:
         text: Content of the ``due`` file, empty when there is none.
@@ -42,4 +44,4 @@ def may_skip(text: str, now: int) -> bool:
     if found is None:
         return False
     drawn, due = found
-    return drawn <= now < due and due - drawn <= LONGEST
+    return EARLIEST <= drawn <= now < due and due - drawn <= LONGEST

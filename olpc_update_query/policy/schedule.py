@@ -106,7 +106,13 @@ Verdict = Ask | AskSoon | NotDue
 
 
 def judge(
-    trigger: Trigger, due: Due | None, now: int, *, floor: int = 0, waits: bool = False
+    trigger: Trigger,
+    due: Due | None,
+    now: int,
+    *,
+    floor: int = 0,
+    waits: bool = False,
+    same_boot: bool = True,
 ) -> Verdict:
     """Decide whether a trigger leads to a query.
 
@@ -121,8 +127,11 @@ def judge(
         floor: The greatest signed time ever seen. A stamp from well before it was
             made by a clock that was wrong, unless the clock still is.
         waits: Whether a gate held a build back that was ordered.
+        same_boot: Whether a server was asked in this boot. A clock that is behind the
+            floor may begin anew at each boot, and then an older stamp says nothing.
     """
-    if due is None or not _is_sound(due, now, floor):
+    behind = now < floor and not same_boot
+    if due is None or behind or not _is_sound(due, now, floor):
         return _overdue(trigger, "no valid due time is known")
     if now < due[1]:
         return _too_early(trigger, due, waits=waits)

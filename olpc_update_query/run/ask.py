@@ -6,7 +6,7 @@ from typing import NamedTuple
 from olpc_update_query import errors
 from olpc_update_query.model.messages import MAX_ANSWER, Query
 from olpc_update_query.policy.gates import HeldBack, draw_reopening
-from olpc_update_query.policy.schedule import draw_next, draw_retry
+from olpc_update_query.policy.schedule import DAY, draw_next, draw_retry
 from olpc_update_query.ports import Reply, Transport
 from olpc_update_query.report import (
     Answered,
@@ -17,6 +17,7 @@ from olpc_update_query.report import (
 )
 from olpc_update_query.run.machine import Machine, network
 from olpc_update_query.run.memory import Memory, recall, remember
+from olpc_update_query.system.host import boot_id
 from olpc_update_query.trust.answer import TrustedAnswer, open_answer
 from olpc_update_query.trust.keys import Role
 from olpc_update_query.trust.lease import find_lease
@@ -152,6 +153,7 @@ def keep_answer(machine: Machine, answer: Replied, lease_expiry: int | None) -> 
         server=machine.settings.servers[answer.server],
         message=said.message or "",
         failures=0,
+        boot=boot_id(machine.root),
     )
     expiry = _lease_expiry(machine, answer.trusted, lease_expiry)
     with never_in_the_way("due time"):
@@ -171,7 +173,7 @@ def _lease_expiry(
             serial=machine.identity.serial,
             uuid=machine.identity.uuid,
             ring=machine.ring,
-            now=max(machine.clock.now(), trusted.floor),
+            now=trusted.present(machine.clock.now()),
         ).expiry
     except errors.UntrustedLease:
         return installed
@@ -186,7 +188,7 @@ def draw_after(
         memory.interval,
         now,
         machine.draw(),
-        lease_expiry=by_our_clock(lease_expiry, now, memory.floor),
+        lease_expiry=by_our_clock(lease_expiry, now, memory),
     )
 
 
@@ -200,9 +202,18 @@ def look_again(machine: Machine, held: HeldBack) -> None:
         machine.asker.write_due(again)
 
 
-def by_our_clock(moment: int | None, now: int, floor: int) -> int | None:
-    """Return when a signed moment comes by a clock that may be far behind."""
-    return None if moment is None else moment - max(floor - now, 0)
+def by_our_clock(moment: int | None, now: int, memory: Memory) -> int | None:
+    """Return when a signed moment comes by a clock that may be far from right.
+
+    It is behind while it shows less than the floor; it is ahead if it was when the
+    last answer came, and has not been set back since.
+    """
+    if moment is None:
+        return None
+    ahead = memory.answered - memory.floor
+    if ahead > DAY and now >= memory.answered:
+        return moment + ahead
+    return moment - max(memory.floor - now, 0)
 
 
 def keep_failure(
@@ -222,13 +233,14 @@ def keep_failure(
         case _:
             return
     now, before = machine.clock.now(), recall(machine.asker)
-    memory = replace(before, failures=before.failures + 1)
+    boot = boot_id(machine.root)
+    memory = replace(before, failures=before.failures + 1, boot=boot)
     remember(machine.asker, memory)
     due = draw_retry(
         memory.failures,
         now,
         machine.draw(),
         retry_after=retry_after,
-        lease_expiry=by_our_clock(lease_expiry, now, memory.floor),
+        lease_expiry=by_our_clock(lease_expiry, now, memory),
     )
     machine.asker.write_due(due)

@@ -229,7 +229,7 @@ class CarryOut:
             max(memory.setbacks, 1),
             now,
             machine.draw(),
-            lease_expiry=by_our_clock(expiry, now, memory.floor),
+            lease_expiry=by_our_clock(expiry, now, memory),
         )
         machine.asker.write_due(due)
 

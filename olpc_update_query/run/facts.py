@@ -70,14 +70,14 @@ def look(machine: Machine) -> Facts:
 
 
 def floor(machine: Machine) -> int:
-    """Return the greatest signed time that the installer has seen."""
+    """Return the greatest signed time that counts for the installer."""
     found = machine.installer.load(FLOOR).get("time")
     return found if isinstance(found, int) else 0
 
 
-def raise_floor(machine: Machine, time: int) -> None:
-    """Keep a signed time, if it is the greatest so far."""
-    if time > floor(machine):
+def keep_floor(machine: Machine, time: int) -> None:
+    """Keep the floor that an answer leaves."""
+    if time != floor(machine):
         machine.installer.save(FLOOR, {"time": time})
 
 

@@ -14,13 +14,14 @@ class Memory:
     """Facts of the asker.
 
     Attributes:
-        floor: The greatest signed time ever seen.
+        floor: The greatest signed time that counts.
         interval: How often to ask, as the server last said.
         answered: When the last answer came that verified, 0 for never.
         server: Who gave it.
         message: What that server wants the administrator to read.
         failures: How many queries in a row met a server that failed.
         setbacks: How many downloads in a row brought hardly anything.
+        boot: In which boot a server was asked last.
     """
 
     floor: int = 0
@@ -30,6 +31,7 @@ class Memory:
     message: str = ""
     failures: int = 0
     setbacks: int = 0
+    boot: str = ""
 
 
 def recall(store: StateStore) -> Memory:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from olpc_update_query import errors
 from olpc_update_query.model.canonical import Json
-from olpc_update_query.model.messages import MAX_ANSWER, BareOrder, Order
+from olpc_update_query.model.messages import MAX_ANSWER, BareOrder, Order, format_time
 from olpc_update_query.policy.decide import (
     Decision,
     Install,
@@ -53,9 +53,9 @@ from olpc_update_query.run.ask import (
 from olpc_update_query.run.facts import (
     Facts,
     floor,
+    keep_floor,
     look,
     make_query,
-    raise_floor,
     situation,
     with_report,
 )
@@ -77,7 +77,7 @@ from olpc_update_query.run.waiting import (
     note_gate,
 )
 from olpc_update_query.system.files import hold_lock
-from olpc_update_query.system.host import draw_nonce
+from olpc_update_query.system.host import boot_id, draw_nonce
 from olpc_update_query.system.security import install_lease, mark_stolen
 from olpc_update_query.system.work import prepare
 from olpc_update_query.trust.answer import TrustedAnswer, open_answer
@@ -194,8 +194,7 @@ class Poll:
         HandOver(self._machine.root).supersede()
         self._report.note("the installer has verified the same octets again")
         if trusted.signed:
-            with never_in_the_way("time floor"):
-                raise_floor(self._machine, trusted.floor)
+            self._keep_floor(trusted.floor)
         if trusted.answer.stolen:
             return self._obey_stolen()
         facts, refused = self._keep_lease(trusted, facts)  # 6
@@ -210,7 +209,8 @@ class Poll:
         now, due = machine.clock.now(), machine.asker.read_due()
         trigger, least = self._wish.trigger, floor(machine)
         waits = trigger is Trigger.GATE and gate_is_open_again(machine, max(now, least))
-        verdict = judge(trigger, due, now, floor=least, waits=waits)
+        same = recall(machine.asker).boot == boot_id(machine.root)
+        verdict = judge(trigger, due, now, floor=least, waits=waits, same_boot=same)
         self._audience.tell(Woken(trigger, now, due, verdict, forced))
         if forced:
             return None
@@ -263,7 +263,7 @@ class Poll:
         replied = ask(machine, make_query(machine, facts, draw_nonce()), self._asker)
         update = replied.trusted.answer.update
         at = situation(machine, facts, update)
-        decision = decide(update, at, max(facts.now, replied.trusted.floor))
+        decision = decide(update, at, replied.trusted.present(facts.now))
         self._audience.tell(Decided(decision))
         text = f"{decision.reason}; nothing was changed"
         self._audience.end(Outcome(Result.DRY_RUN, text))
@@ -303,7 +303,7 @@ class Poll:
                 serial=machine.identity.serial,
                 uuid=machine.identity.uuid,
                 ring=machine.ring,
-                now=max(facts.now, trusted.floor),
+                now=trusted.present(facts.now),
             )
         except errors.UntrustedLease as error:
             self._report.tell(LeaseRefused(error))
@@ -311,6 +311,16 @@ class Poll:
         changed = install_lease(machine.root, lease)
         self._report.tell(LeaseKept(changed, lease.expiry))
         return replace(facts, lease=lease), None
+
+    def _keep_floor(self, time: int) -> None:
+        before = floor(self._machine)
+        if time < before:
+            self._report.note(
+                f"{format_time(before)} was the greatest signed time so far; a fresh "
+                f"answer says that it is {format_time(time)}, and that counts from now"
+            )
+        with never_in_the_way("time floor"):
+            keep_floor(self._machine, time)
 
     def _set_clock(self, trusted: TrustedAnswer, facts: Facts) -> None:
         """Set the system clock from a signed time, where that is wanted.
@@ -336,7 +346,7 @@ class Poll:
     def _follow(self, trusted: TrustedAnswer, facts: Facts) -> Outcome:
         machine, update = self._machine, trusted.answer.update
         at = situation(machine, facts, update)
-        decision = decide(update, at, max(facts.now, trusted.floor))
+        decision = decide(update, at, trusted.present(facts.now))
         self._report.tell(Decided(decision))
         named: dict[str, Json] = {} if update is None else {"build": update.build}
         with never_in_the_way("gates' record"):

@@ -54,7 +54,7 @@ class AskerHalf(Poll):
         self._place.leave_answer(salt, trusted.raw)
         update = trusted.answer.update
         at = situation(self._machine, facts, update)
-        decision = decide(update, at, max(facts.now, trusted.floor))
+        decision = decide(update, at, trusted.present(facts.now))
         if isinstance(decision, Install) and not trusted.answer.stolen:
             self._report.tell(Decided(decision))
             return self._carry_out(decision.order, facts)

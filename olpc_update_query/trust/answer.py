@@ -17,7 +17,8 @@ from olpc_update_query.model.messages import MAX_ANSWER, Answer
 from olpc_update_query.model.orders import Order, OrderFile
 from olpc_update_query.model.wire import format_time
 from olpc_update_query.trust.keys import KeyRing, Role
-from olpc_update_query.trust.signature import verify_credential
+from olpc_update_query.trust.moment import next_floor
+from olpc_update_query.trust.signature import signed_directly, verify_credential
 
 ANSWER: Final = ("oatc-signed-resp", "oatc-resp")
 ORDER: Final = ("olpc-update-signed-order", "olpc-update-order")
@@ -33,7 +34,7 @@ class TrustedAnswer:
         raw: The octets it came as, to be verified again by the installer.
         signers: Names of the keys that signed it, none unless ``signed``.
         signed: Whether its signature was checked.
-        floor: The greatest signed time seen, this answer's included.
+        floor: The floor from now on, see `moment.next_floor`.
     """
 
     answer: Answer
@@ -41,6 +42,14 @@ class TrustedAnswer:
     signers: tuple[str, ...]
     signed: bool
     floor: int
+
+    def present(self, now: int) -> int:
+        """Return what time it is: a signed answer knows better than the clock.
+
+        Args:
+            now: The present without it.
+        """
+        return self.floor if self.signed else max(now, self.floor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,8 @@ def open_answer(  # noqa: PLR0913 - the facts it is judged by, all named
     1. Length: at most 64 KiB; one newline is tolerated after the final bracket.
     2. Form: strictly canonical, and an envelope of the right type and version.
     3. Meaning: the data has a nonce and a time; other members may be faulty.
-    4. Signature: by a trusted OATS key, over the octets as they came.
+    4. Signature: by a trusted OATS key, over the octets as they came, and not made
+       after its own end.
     5. Nonce: ours, byte for byte. That proves that the answer is fresh, so its time
        may be anything, before the floor as well.
 
@@ -111,8 +121,9 @@ def open_answer(  # noqa: PLR0913 - the facts it is judged by, all named
     answer = Answer.from_json(opened.data)
     signers: tuple[str, ...] = ()
     if check_signature:
-        signers = _signers(opened, ring, serial, max(now, floor))
-        floor = max(floor, answer.time)
+        signers = _signers(opened, ring, serial, max(now, floor, answer.time))
+        direct = signed_directly(opened.lines, ring, Role.OATS)
+        floor = next_floor(floor, answer.time, direct=direct)
     else:
         answer = replace(answer, stolen=False)
     if not hmac.compare_digest(answer.nonce.encode(), nonce.encode()):

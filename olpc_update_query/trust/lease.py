@@ -138,7 +138,9 @@ def _lines_for(serial: str, data: bytes) -> Iterator[str]:
 def _judge(line: str, *, serial: str, uuid: str, ring: KeyRing, now: int) -> Lease:
     lease = parse_line(line)
     if lease.expiry is not None and lease.expiry <= now:
-        raise UntrustedLease("lease", f"it expired on {format_time(lease.expiry)}")
+        ended, today = format_time(lease.expiry), format_time(now)
+        reason = f"it expired on {ended}, and here it is {today}"
+        raise UntrustedLease("lease", reason)
     signed = lease_text(serial, uuid, lease.disposition, lease.expiry)
     verified = verify_credential(
         signed, [lease.signature], ring, Role.LEASE, serial=serial, now=now

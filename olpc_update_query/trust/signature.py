@@ -189,6 +189,17 @@ def verify_credential(
     return Verified(tuple(keys))
 
 
+def signed_directly(lines: Sequence[str], ring: KeyRing, role: Role) -> bool:
+    """Tell whether a trusted key signed by itself, in a credential that has verified.
+
+    Otherwise only keys that it lent its name have signed.
+    """
+    parsed = filter(None, map(parse_signature, _split(lines)))
+    return any(
+        len(line.groups) == 1 and ring.find(role, line.groups[0].key) for line in parsed
+    )
+
+
 def _split(lines: Sequence[str]) -> list[str]:
     parts = [part for line in lines for part in line.removesuffix("\n").split("\n")]
     if len(parts) > MAX_LINES:
@@ -228,7 +239,8 @@ def _check_line(
         _refuse(role, "its signature is made for one laptop")
     for group in line.groups:
         if group.expiry is not None and group.expiry <= now:
-            _refuse(role, f"its signature expired on {format_time(group.expiry)}")
+            ended, today = format_time(group.expiry), format_time(now)
+            _refuse(role, f"its signature expired on {ended}, and here it is {today}")
     signer = _signer(line, data, trusted, serial or "")
     if signer is None:
         _refuse(role, f"the signature by {trusted[0].key_id} is wrong")

@@ -26,6 +26,7 @@ OTHER_UUID: Final = "1273E0EC-AEF1-9FF6-45B2-FB706DC24B8E"
 TEXT: Final = "obey"
 
 
+@cache
 def new_lease(expiry: int | None = LATER) -> str:
     """Return a lease that anybody would like to have."""
     return make_lease(SERIAL, UUID, expiry, signer("lease").sig01)

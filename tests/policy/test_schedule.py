@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from olpc_update_query.policy.due import LONGEST, format_due, may_skip
+from olpc_update_query.model.wire import format_time
+from olpc_update_query.policy.due import EARLIEST, LONGEST, format_due, may_skip
 from olpc_update_query.policy.schedule import (
     DAY,
     FIRST_BACKOFF,
@@ -27,6 +28,7 @@ from olpc_update_query.policy.schedule import (
     draw_retry,
     judge,
 )
+from olpc_update_query.trust import moment
 
 NOW = 1_795_000_000
 MANUAL, CRON, NETWORK = Trigger.MANUAL, Trigger.CRON, Trigger.NETWORK
@@ -126,7 +128,23 @@ def test_the_cheap_rule_never_keeps_a_due_query_waiting(
     drawn: int, due: int, now: int, trigger: Trigger
 ) -> None:
     skipped = may_skip(format_due((drawn, due)), now)
-    assert skipped == isinstance(judge(trigger, (drawn, due), now), NotDue)
+    waits = isinstance(judge(trigger, (drawn, due), now), NotDue)
+    assert skipped == (waits and drawn >= EARLIEST)
+
+
+def test_a_clock_that_begins_anew_at_each_boot() -> None:
+    """Its stamps say nothing after the boot in which they were drawn."""
+    due = (400, 400 + DAY)
+    assert not may_skip(format_due(due), 500), "the cheap rule leaves it to the other"
+    again = judge(CRON, due, 500, floor=NOW, same_boot=False)
+    assert isinstance(again, AskSoon)
+    assert isinstance(judge(CRON, due, 500, floor=NOW), NotDue)
+    assert isinstance(judge(CRON, due, 500, same_boot=False), NotDue), "never set"
+
+
+def test_both_rules_know_the_same_earliest_time() -> None:
+    assert EARLIEST == moment.EARLIEST
+    assert format_time(EARLIEST) == "20261101T000000Z"
 
 
 # --- drawing -----------------------------------------------------------------------
