@@ -1,5 +1,6 @@
 """The asker's side of a query: ask, verify, remember, draw the next due time."""
 
+import re
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -26,6 +27,10 @@ PATH = "antitheft/1/"
 TOO_MANY_REQUESTS = 429
 LONGEST_REMARK = 100
 PORTAL_SAYS = 511  # Network Authentication Required: an honest portal
+_MARKUP = re.compile(
+    rb"<(!doctype|!--|/?(html|head|body|script|iframe|meta|link|style|div|img)\b)",
+    re.IGNORECASE,
+)
 
 
 class Replied(NamedTuple):
@@ -72,15 +77,20 @@ def _ask_one(
     url = server + PATH
     reply = transport.post(url, query.encode(), limit=MAX_ANSWER + 1)
     _require_answer(url, reply)
-    return open_answer(
-        reply.body,
-        nonce=query.nonce,
-        ring=machine.ring,
-        serial=machine.identity.serial,
-        now=machine.clock.now(),
-        floor=recall(machine.asker).floor,
-        check_signature=not machine.settings.ignore_signature,
-    )
+    try:
+        return open_answer(
+            reply.body,
+            nonce=query.nonce,
+            ring=machine.ring,
+            serial=machine.identity.serial,
+            now=machine.clock.now(),
+            floor=recall(machine.asker).floor,
+            check_signature=not machine.settings.ignore_signature,
+        )
+    except errors.Malformed:
+        if _MARKUP.search(reply.body):
+            raise errors.NoAnswer(url, "a web page is mixed into the reply") from None
+        raise
 
 
 def _keys(machine: Machine, trusted: TrustedAnswer) -> tuple[tuple[str, str], ...]:
@@ -109,6 +119,10 @@ def _require_answer(url: str, reply: Reply) -> None:
 
 def _remark(reply: Reply) -> str:
     """Return what a plain text says, such as our own server's to an unknown laptop."""
+    if reply.status == PORTAL_SAYS:
+        return "a captive portal wants somebody to log in"
+    if reply.content_type == "text/html" or _MARKUP.search(reply.body):
+        return "a web page, as a captive portal shows"
     text = reply.body[:LONGEST_REMARK].decode("utf-8", "replace").strip()
     if reply.content_type == "text/plain" and text.isprintable():
         return text
@@ -222,13 +236,14 @@ def keep_failure(
     """Back off from a server that failed.
 
     Without a network, or behind a captive portal, nothing is drawn: the due time
-    stays in the past, and the next link-up, or the next tick, asks again.
+    stays in the past, and the next link-up, or the next tick, asks again. What is
+    malformed was damaged on the way, so that counts as no network too.
     """
     retry_after = None
     match error:
         case errors.ServerFailed():
             retry_after = error.retry_after
-        case errors.TrustError():
+        case errors.TrustError() if not isinstance(error, errors.Malformed):
             pass
         case _:
             return

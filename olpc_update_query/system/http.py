@@ -11,7 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NamedTuple, TypeVar
 
@@ -41,6 +41,7 @@ from olpc_update_query.system.network import proxy_for
 
 PIECE = 16 * 1024  # the most that is read at a time
 MAX_REDIRECTS = 5
+LONGEST_REASON = 150
 _FOLLOWED = (301, 302, 303, 307, 308)
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException)
 _T = TypeVar("_T")
@@ -333,7 +334,7 @@ def _within(seconds: float, url: str, work: Callable[[], _T]) -> _T:
 def _network_errors(url: str) -> Iterator[None]:
     try:
         yield
-    except (*_FAILURES, OSError, UnicodeError) as error:
+    except (*_FAILURES, OSError, ValueError) as error:  # as for a chunk of -5 bytes
         reason = _reason(error)
         if isinstance(error, requests.exceptions.ProxyError):
             if "407" in reason:
@@ -353,6 +354,10 @@ def _reason(error: BaseException) -> str:
         below = below.__cause__ or below.__context__
     if isinstance(deepest, TimeoutError):
         return "silent for too long"
+    if isinstance(deepest, IncompleteRead):
+        return "cut off before its end"
     if isinstance(deepest, OSError) and deepest.strerror:
         return deepest.strerror
-    return " ".join(str(deepest).split()) or type(deepest).__name__
+    said = " ".join(str(deepest).split())[:LONGEST_REASON]  # some quote the server
+    plain = "".join(c if c.isprintable() else "?" for c in said)
+    return plain or type(deepest).__name__

@@ -33,7 +33,7 @@ BAD_ANSWERS = [
     pytest.param(Mischief.UNSIGNED, 21, True),
     pytest.param(Mischief.WRONG_KEY, 21, True),
     pytest.param(Mischief.ALTERED, 21, True),
-    pytest.param(Mischief.TRUNCATED, 25, True),
+    pytest.param(Mischief.TRUNCATED, 25, False),
     pytest.param(Mischief.ERROR, 15, True),
     pytest.param(Mischief.UNAVAILABLE, 15, True),
     pytest.param(Mischief.HTML, 11, False),
