@@ -13,7 +13,8 @@ READY := $(VENV)/.ready
 
 # Debian packages of the venv, the demo, the tests and the linters.
 PACKAGES := attr busybox-static dash dbus e2fsprogs iproute2 libcap2-bin openssl \
-  python3-dbus python3-gi python3-venv rsync shellcheck strace systemd tinyproxy xfsprogs
+  python3-dbus python3-gi python3-venv rsync shellcheck squid strace systemd \
+  tinyproxy xfsprogs
 
 # Your own two versions for the demo and the bench; they are only read.
 TREES = $(if $(TREE_A),--tree-a '$(TREE_A)') $(if $(TREE_B),--tree-b '$(TREE_B)')

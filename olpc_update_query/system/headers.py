@@ -61,6 +61,19 @@ def pointed_to(response: requests.Response) -> str:
     return f"the reply points to {shown(where)}, as a captive portal does"
 
 
+def proxy_challenges(response: requests.Response) -> list[str]:
+    """Return each header that says how a proxy wants to be logged in at."""
+    found: list[str] = response.raw.headers.getlist("Proxy-Authenticate")
+    return found
+
+
+def refusal_of(response: requests.Response) -> str:
+    """Say what a proxy refused, and which ways to log in it offers."""
+    names = (header.split(" ")[0] for header in proxy_challenges(response))
+    ways = ", ".join(name[:20] for name in names if name.isalnum())
+    return f"{status(response)}, it offers {ways}" if ways else status(response)
+
+
 def is_from_proxy(response: requests.Response) -> bool:
     """Tell whether a reply that came through a proxy refuses the proxy's password.
 

@@ -30,14 +30,16 @@ from olpc_update_query.system.headers import (
     is_web_address,
     media_type,
     pointed_to,
+    proxy_challenges,
     redirect_target,
+    refusal_of,
     request_size,
     retry_after,
     shown,
-    status,
     validator_of,
 )
 from olpc_update_query.system.network import proxy_for
+from olpc_update_query.system.proxy_login import ProxyLogin
 
 PIECE = 16 * 1024  # the most that is read at a time
 MAX_REDIRECTS = 5
@@ -95,6 +97,7 @@ class HttpTransport:
         self.sent = self.received = self.requests = 0
         self._counting = threading.Lock()  # downloads come in several threads
         self._proxies = proxies or {}
+        self._logins: dict[str, ProxyLogin] = {}
         self._timeouts = timeouts or Timeouts()
         self._session = _Session()
         self._session.trust_env = False
@@ -218,10 +221,43 @@ class HttpTransport:
         if not is_web_address(url):
             raise errors.NetworkError(shown(url), "not an http or https address")
         proxy = proxy_for(url, self._proxies)
+        login = self._login(url, proxy)
+        response = self._exchange(method, url, headers, body, login or proxy)
+        if response.status_code == 407 and login is not None:
+            offered = proxy_challenges(response)
+            response.close()
+            proof = response.request.headers.get("Proxy-Authorization")
+            if login.learn(offered, proof):
+                response = self._exchange(method, url, headers, body, login)
+        if response.status_code == 407 or (proxy and is_from_proxy(response)):
+            response.close()
+            raise errors.ProxyRefused(shown(url), refusal_of(response))
+        return response
+
+    def _login(self, url: str, proxy: str | None) -> ProxyLogin | None:
+        """Return the way to log in at a proxy that forwards plain HTTP."""
+        if proxy is None or not url.lower().startswith("http:"):
+            return None
+        return self._logins.setdefault(proxy, ProxyLogin(proxy))
+
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: bytes | None,
+        way: ProxyLogin | str | None,
+    ) -> requests.Response:
+        """Send one request on its way; return when the reply's headers are there."""
+        proxy = way.address if isinstance(way, ProxyLogin) else way
         with _network_errors(shown(url)):
             request = self._session.prepare_request(
                 requests.Request(method, url, headers=headers, data=body)
             )
+            if isinstance(way, ProxyLogin):
+                proof = way.header(method, request.url or "")
+                if proof is not None:
+                    request.headers["Proxy-Authorization"] = proof
             self._count(sent=request_size(request, proxied=proxy is not None))
             response = self._session.send(
                 request,
@@ -231,9 +267,6 @@ class HttpTransport:
                 proxies={} if proxy is None else {"http": proxy, "https": proxy},
             )
         self._count(head_size(response))
-        if response.status_code == 407 or (proxy and is_from_proxy(response)):
-            response.close()
-            raise errors.ProxyRefused(shown(url), status(response))
         return response
 
     def _body(self, response: requests.Response, size: int | None) -> "_Body":

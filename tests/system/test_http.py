@@ -4,11 +4,9 @@ import contextlib
 import gc
 import gzip
 import itertools
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -22,6 +20,7 @@ from olpc_update_query import errors
 from olpc_update_query.system.headers import retry_after
 from olpc_update_query.system.http import HttpTransport, Timeouts
 from tests.http_server import Reply, Site, Trouble, serve, unused_port
+from tests.proxies import tinyproxy
 
 DATA = bytes(range(256)) * 400  # 102,400 bytes
 QUICK = Timeouts(connect=0.5, silence=0.3, reply=0.6)
@@ -213,7 +212,9 @@ def test_refuses_what_cannot_be_decoded(
         pytest.param(Trouble.SLOW_HEADERS, "no reply within 0.6", id="slow headers"),
         pytest.param(Trouble.HANGUP, "closed connection", id="hang-up"),
         pytest.param(
-            Trouble.TRUNCATE, r"cut off after 100 of 1000|cut off before its end", id="cut"
+            Trouble.TRUNCATE,
+            r"cut off after 100 of 1000|cut off before its end",
+            id="cut",
         ),
         pytest.param(
             Trouble.SHORT_LENGTH, r"cut off|IncompleteRead", id="lying length"
@@ -523,35 +524,14 @@ def test_exceptions_go_around_the_proxy(site: Site, through: Maker) -> None:
 def test_real_proxy(
     site: Site, tmp_path: Path, credentials: str, works: bool, through: Maker
 ) -> None:
-    port = unused_port()
-    config = tmp_path / "tinyproxy.conf"
-    config.write_text(
-        f"Port {port}\nListen 127.0.0.1\nBasicAuth kid secret\nTimeout 20\n"
-    )
-    command = ["tinyproxy", "-d", "-c", str(config)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            transport = through(http=f"http://{credentials}127.0.0.1:{port}")
-            _wait_for(port)
-            if works:
-                stream = transport.get(site.url + "file")
-                assert b"".join(stream.chunks) == DATA
-            else:
-                with pytest.raises(errors.ProxyRefused):
-                    transport.get(site.url + "file")
-        finally:
-            process.terminate()
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(100):
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", port)),
-        ):
-            return
-        time.sleep(0.02)
-    pytest.fail("the proxy did not start")
+    with tinyproxy(tmp_path) as port:
+        transport = through(http=f"http://{credentials}127.0.0.1:{port}")
+        if works:
+            stream = transport.get(site.url + "file")
+            assert b"".join(stream.chunks) == DATA
+        else:
+            with pytest.raises(errors.ProxyRefused):
+                transport.get(site.url + "file")
 
 
 def test_importing_the_program_does_not_import_requests() -> None:
