@@ -1,6 +1,8 @@
 """The asker's side of a query: ask, verify, remember, draw the next due time."""
 
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,6 +21,8 @@ from olpc_update_query.report import (
 from olpc_update_query.run.machine import Machine, network
 from olpc_update_query.run.memory import Memory, recall, remember
 from olpc_update_query.system.host import boot_id
+from olpc_update_query.system.network import proxies_for
+from olpc_update_query.system.proxy_script import proxy_script
 from olpc_update_query.trust.answer import TrustedAnswer, open_answer
 from olpc_update_query.trust.keys import Role
 from olpc_update_query.trust.lease import find_lease
@@ -68,7 +72,23 @@ def ask(machine: Machine, query: Query, report: Report) -> Replied:
             else:
                 report.tell(Answered(server, trusted, _keys(machine, trusted)))
                 return Replied(number, trusted, transport.sent, transport.received)
+    _mention_script(machine, report, problems)
     raise max(problems, key=_weight)
+
+
+def _mention_script(
+    machine: Machine, report: Report, problems: Sequence[errors.UpdateError]
+) -> None:
+    """Tell of a proxy script that might explain why nobody could be reached."""
+    reached = any(not isinstance(error, errors.NetworkError) for error in problems)
+    if reached or proxies_for(machine.settings.proxy, os.environ):
+        return
+    script = proxy_script()
+    if script is not None:
+        report.note(
+            f"NetworkManager names a proxy script ({script}), and scripts are not "
+            "evaluated: set [proxy] url to the proxy itself"
+        )
 
 
 def _ask_one(
