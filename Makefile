@@ -70,6 +70,20 @@ bench: $(READY) ## what a poll and an update cost, beside python and rsync
 	$(BIN)/python -m bench.poll
 	$(BIN)/python -m bench.update $(TREES)
 
+FUZZED ?= answer order lease query manifest pack delta frame
+MUTANTS ?= 1000000
+SECONDS_EACH ?= 600
+
+.PHONY: fuzz
+fuzz: $(READY) ## fuzz the parsers for hours (FUZZED=, MUTANTS=, SECONDS_EACH=)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	for name in $(FUZZED); do $(BIN)/python -m tests.fuzz.campaign $$name $(MUTANTS); done
+	$(BIN)/python -m tests.fuzz.run_atheris $(SECONDS_EACH) $(FUZZED)
+
+.PHONY: fuzzround
+fuzzround: ## fuzz each parser for a few seconds
+	$(MAKE) fuzz MUTANTS=1000 SECONDS_EACH=4
+
 .PHONY: clean
 clean: ## remove the virtual environment, caches and scratch files
 	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache \

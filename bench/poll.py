@@ -24,6 +24,7 @@ _IMPORTS = "import click, cryptography.hazmat.primitives.asymmetric.rsa, request
 
 
 _QUERY = "import sys; from olpc_update_query.__main__ import main; sys.exit(main())"
+_MOST = 2048
 _TOP = Path(__file__).parents[1]
 
 
@@ -56,7 +57,8 @@ def main() -> None:
                     "a poll without news": [_QUERY, *words, "--now"],
                 },
             )
-    _print(runs, lines)
+        _print(runs, lines)
+        print(_sum_up(lines[-1], root))
 
 
 def _prepare(scratch: Path) -> tuple[Path, School]:
@@ -94,6 +96,17 @@ def _measure(runs: int, relay: Relay, plan: dict[str, list[str]]) -> list[Line]:
             line.costs.append(_insist(_run(*words)))
             line.traffic.append(relay.read().since(before))
     return lines
+
+
+def _sum_up(line: Line, root: Path) -> str:
+    """Return what a poll costs on the wire, and what of it is the lease."""
+    both = median(each.up + each.down for each in line.traffic)
+    turns = median(each.turns for each in line.traffic)
+    lease = (root / "security/lease.sig").stat().st_size
+    return (
+        f"{line.name}: {turns:.0f} round trip, {both:.0f} of at most {_MOST} bytes "
+        f"both ways, headers and the current lease of {lease} bytes included"
+    )
 
 
 def _print(runs: int, lines: list[Line]) -> None:

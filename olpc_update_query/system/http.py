@@ -102,6 +102,7 @@ class HttpTransport:
         self._session = _Session()
         self._session.trust_env = False
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._session.headers.clear()  # what requests adds says nothing to a server
         self._session.headers["User-Agent"] = user_agent
         self._session.headers["Accept-Encoding"] = "identity"
 

@@ -154,7 +154,7 @@ AT_ONCE = [
     pytest.param(
         lambda good: [reply(good[:99], length=len(good))],
         10,
-        "cut off before its end",
+        "cut off (after|before)",
         id="half an answer",
     ),
     pytest.param(
@@ -166,7 +166,7 @@ AT_ONCE = [
     pytest.param(
         lambda good: [reply(good, length=10**15)],
         10,
-        "cut off before its end",
+        "cut off (after|before)",
         id="a length too large",
     ),
     pytest.param(packed("gzip", gzip.compress), 11, HTML, id="gzip"),
