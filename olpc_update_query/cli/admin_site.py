@@ -7,6 +7,7 @@ import click
 from olpc_update_query.cli.admin_console import (
     AS_JSON,
     SITE,
+    note,
     open_site,
     plain,
     print_json,
@@ -116,4 +117,23 @@ def check(site: Path, packs: bool, as_json: bool) -> None:
         suggest(opened)
 
 
-COMMANDS = (init, keygen, status, check)
+@click.command()
+@SITE
+@click.password_option(help="Asked for, unless it is given.")
+def password(site: Path, password: str) -> None:
+    """Set the password with which somebody may change things on the pages.
+
+    Until then the pages only show. A new password ends every login.
+    """
+    from olpc_update_query.server.login import LONGEST, SHORTEST, set_password
+
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise click.BadParameter(f"it must have at least {SHORTEST} characters")
+    opened = open_site(site)
+    with opened.change(who(), "set the password of the pages"):
+        set_password(opened.keys, password)
+    say("Whoever knows it can log in on the pages.")
+    note("Over plain http others can read it: use it in a network that you trust.")
+
+
+COMMANDS = (init, keygen, password, status, check)

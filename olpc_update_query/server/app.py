@@ -6,7 +6,6 @@ waitress, and any number of copies may run under gunicorn behind nginx::
     gunicorn 'olpc_update_query.server.app:create_app("/srv/site")'
 """
 
-import ipaddress
 import logging
 import re
 from collections.abc import Iterable
@@ -14,21 +13,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from flask import Flask, Response, render_template, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as AnyResponse
 
-from olpc_update_query.errors import Malformed, UpdateError
-from olpc_update_query.model import canonical
-from olpc_update_query.model.canonical import Json
+from olpc_update_query.errors import (
+    Malformed,
+    NoAssignment,
+    UnknownBuild,
+    UnknownLaptop,
+    UpdateError,
+)
 from olpc_update_query.model.messages import MAX_QUERY
 from olpc_update_query.ports import Clock
 from olpc_update_query.server.answers import Answerer
 from olpc_update_query.server.downloads import open_published, reply
-from olpc_update_query.server.overview import Overview, look, moment
+from olpc_update_query.server.pages import FRESH, Pages, show_json
 from olpc_update_query.server.reports import Reports
-from olpc_update_query.server.site import Audience, Site
+from olpc_update_query.server.site import Site
 from olpc_update_query.system.host import SystemClock
 
 if TYPE_CHECKING:
@@ -38,12 +41,6 @@ _log = logging.getLogger(__name__)
 
 Reply: TypeAlias = Response | tuple[str, int]
 
-FRESH: Final = {"Cache-Control": "no-store, max-age=0", "Expires": "0"}
-"""Headers that keep every cache on the way from answering in our place.
-
-They are as short as they can be: RFC 9111 wants no more, and of the caches before it
-all heed ``Expires``."""
-
 QUERY_PATH: Final = "/antitheft/1/"
 _FRESH: Final = list(FRESH.items())
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -52,7 +49,6 @@ _HOST: Final = re.compile(
     r"([A-Za-z0-9]([A-Za-z0-9._-]{0,253})|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?"
 )
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
-_PAGE_POLICY: Final = "default-src 'none'; style-src 'self'; frame-ancestors 'none'"
 
 
 def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
@@ -85,8 +81,9 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
     # as Flask documents it
     app.wsgi_app = outer if count else queries  # type: ignore[method-assign]
     app.register_error_handler(HTTPException, _explain)
+    app.register_error_handler(UpdateError, _fail)
     _add_builds(app, site)
-    _add_pages(app, site, reports, clock)
+    Pages(site, reports, clock).add_to(app)
     return app
 
 
@@ -94,13 +91,14 @@ def _explain(error: HTTPException) -> Reply:
     return _text(f"{error.name}\n", error.code or 500)
 
 
+def _fail(error: UpdateError) -> Reply:
+    """Tell an expected failure: of the site's files, or of what somebody asked for."""
+    asked = isinstance(error, NoAssignment | UnknownBuild | UnknownLaptop)
+    return _text(f"{error}\n{error.hint()}\n", 409 if asked else 500)
+
+
 def _text(text: str, status: int) -> Response:
     return Response(text, status, FRESH, mimetype="text/plain")
-
-
-def _json(value: Json) -> Response:
-    data = canonical.encode(value) + b"\n"
-    return Response(data, 200, FRESH, mimetype="application/json")
 
 
 class Queries:
@@ -172,7 +170,7 @@ def base_url(scheme: str, host: str, prefix: str) -> str | None:
 def _add_builds(app: Flask, site: Site) -> None:
     @app.get("/builds/")
     def builds() -> Reply:
-        return _json([str(build) for build in site.build_names()])
+        return show_json([str(build) for build in site.build_names()])
 
     @app.get("/builds/<path:_name>")
     def published(_name: str) -> AnyResponse:
@@ -182,50 +180,3 @@ def _add_builds(app: Flask, site: Site) -> None:
         if found is None:
             return _text("no such file is published here\n", 404)
         return reply(found, request.environ)
-
-
-def _add_pages(app: Flask, site: Site, reports: Reports, clock: Clock) -> None:
-    def view() -> Overview | Response:
-        if not may_look(site.settings().status_page, request.remote_addr or ""):
-            return _text("site.toml, status_page: not for this address\n", 403)
-        try:
-            return look(site, reports, clock.now())
-        except UpdateError as error:
-            return _text(f"{error}\n", 500)
-
-    @app.get("/status.json")
-    def status() -> Reply:
-        found = view()
-        return found if isinstance(found, Response) else _json(found.to_json())
-
-    @app.get("/")
-    def index() -> Reply:
-        found = view()
-        if isinstance(found, Response):
-            return found
-        total = sum(found.running.values())
-        root = f"{request.environ.get('SCRIPT_NAME', '')}/"
-        page = render_template(
-            "index.html", view=found, moment=moment, total=total, root=root
-        )
-        response = Response(page, 200, FRESH)
-        response.headers["Content-Security-Policy"] = _PAGE_POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
-
-def may_look(audience: Audience, address: str) -> bool:
-    """Tell whether somebody may see the status page.
-
-    Args:
-        audience: Who may.
-        address: Where the request comes from.
-    """
-    if audience is not Audience.PRIVATE:
-        return audience is Audience.EVERYONE
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    return bool((mapped or found).is_private)

@@ -3,7 +3,7 @@
 One value for the status page, ``/status.json`` and ``olpc-update-admin status``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from olpc_update_query.model.canonical import Json
@@ -203,8 +203,7 @@ def look(site: Site, reports: Reports, now: int) -> Overview:
     troubles = []
     for concern in Concern:
         number, states = reports.of_concern(concern, now, settings.interval, LATEST)
-        rows = [_row(state, laptops) for state in states]
-        troubles.append(Trouble(concern, number, rows))
+        troubles.append(Trouble(concern, number, rows(states, laptops)))
     return Overview(
         site=settings.name,
         time=now,
@@ -218,8 +217,8 @@ def look(site: Site, reports: Reports, now: int) -> Overview:
         shares=shares,
         troubles=troubles,
         silent=len(laptops.keys() - positions.keys()),
-        latest=[_row(state, laptops) for state in reports.latest(LATEST)],
-        unlisted=[_row(state, laptops) for state in reports.unlisted(LATEST)],
+        latest=rows(reports.latest(LATEST), laptops),
+        unlisted=rows(reports.unlisted(LATEST), laptops),
         problems=site.problems(),
     )
 
@@ -285,6 +284,11 @@ def look_at(site: Site, reports: Reports, laptop: Laptop, now: int) -> dict[str,
         for event in reports.events(laptop.serial)
     ]
     return facts
+
+
+def rows(states: Sequence[State], laptops: Mapping[str, Laptop]) -> list[Row]:
+    """Return laptops as they are listed for people."""
+    return [_row(state, laptops) for state in states]
 
 
 def _row(state: State, laptops: Mapping[str, Laptop]) -> Row:

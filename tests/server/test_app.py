@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from olpc_update_query.model.messages import Query
 from olpc_update_query.model.orders import Order
 from olpc_update_query.model.wire import parse_build_id
-from olpc_update_query.server.app import FRESH, base_url, create_app, may_look
+from olpc_update_query.server.app import base_url, create_app
 from olpc_update_query.server.downloads import Window
+from olpc_update_query.server.pages import FRESH, may_look
 from olpc_update_query.server.rollout import DEFAULT, Assignment
 from olpc_update_query.server.site import Audience, Site
 from olpc_update_query.system.host import SystemClock

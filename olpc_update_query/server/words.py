@@ -1,0 +1,88 @@
+"""The words of the pages, in English and Spanish."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+LANGUAGES: Final = ("en", "es")
+
+SPANISH: Final[Mapping[str, str]] = {
+    "%(number)s laptops are listed.": "%(number)s equipos en la lista.",
+    "%(number)s asked in the last day.": "%(number)s preguntaron en el último día.",
+    "%(number)s asked in the last week.": "%(number)s preguntaron en la última semana.",
+    "%(number)s have never asked.": "%(number)s nunca preguntaron.",
+    "%(number)s are marked stolen.": "%(number)s marcados como robados.",
+    "%(running)s of %(whole)s run it, %(told)s are told to, %(failed)s failed": (
+        "%(running)s de %(whole)s ya la usan, %(told)s tienen la orden, "
+        "%(failed)s fallaron"
+    ),
+    "All updates are paused.": "Todas las actualizaciones están en pausa.",
+    "Approve": "Aceptar",
+    "Assign": "Asignar",
+    "Assign a build": "Asignar una versión",
+    "For": "Para",
+    "Found again": "Recuperado",
+    "Laptop": "Equipo",
+    "Laptops": "Equipos",
+    "Lease ends within a week": "La concesión vence en una semana",
+    "Log in": "Entrar",
+    "Log out": "Salir",
+    "Mark as stolen": "Marcar como robado",
+    "Not in laptops.csv": "No están en laptops.csv",
+    "Nothing is assigned.": "No hay nada asignado.",
+    "No laptop found.": "No se encontró ningún equipo.",
+    "Password": "Contraseña",
+    "Pause all updates": "Pausar todo",
+    "Pause": "Pausar",
+    "Percent": "Por ciento",
+    "Resume all updates": "Reanudar todo",
+    "Resume": "Reanudar",
+    "Search": "Buscar",
+    "Serial number": "Número de serie",
+    "That was not the password.": "La contraseña no es correcta.",
+    "Too many wrong passwords; try again in a few minutes.": (
+        "Demasiadas contraseñas incorrectas; pruebe de nuevo en unos minutos."
+    ),
+    "Told for days to update, and has not": (
+        "Con orden de actualizar desde hace días, sin hacerlo"
+    ),
+    "Update failed": "La actualización falló",
+    "What changed": "Qué cambió",
+    "Which build for whom": "Qué versión para quién",
+    "Which build runs where": "Qué versión usan",
+    "Who asked last": "Quién preguntó último",
+    "Has not asked for days": "No pregunta desde hace días",
+    "all": "todos",
+    "asked (UTC)": "preguntó (UTC)",
+    "build": "versión",
+    "everybody else": "todos los demás",
+    "from": "desde",
+    "group": "grupo",
+    "last result": "último resultado",
+    "lease until": "concesión hasta",
+    "name": "nombre",
+    "not said": "no lo dijo",
+    "number": "número",
+    "runs": "usa",
+    "serial": "serie",
+    "stolen": "robado",
+    "stream": "canal",
+    "told to run": "tiene orden de usar",
+    "when": "cuándo",
+}
+"""English text to Spanish."""
+
+Speak = Callable[..., str]
+
+
+def speaker(language: str) -> Speak:
+    """Return what says a text in a language.
+
+    Args:
+        language: One of ``LANGUAGES``.
+    """
+
+    def say(text: str, **values: object) -> str:
+        found = SPANISH.get(text, text) if language == "es" else text
+        return found % values if values else found
+
+    return say

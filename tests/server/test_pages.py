@@ -1,0 +1,335 @@
+"""The pages as a browser gets them, with and without a login."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.model.wire import parse_build_id
+from olpc_update_query.server import words
+from olpc_update_query.server.app import create_app
+from olpc_update_query.server.exports import csv_lines
+from olpc_update_query.server.laptops import Laptop
+from olpc_update_query.server.login import (
+    LASTS,
+    PERIOD,
+    TRIES,
+    TRIES_OF_ALL,
+    set_password,
+)
+from olpc_update_query.server.overview import rows
+from olpc_update_query.server.records import Poll
+from olpc_update_query.server.reports import Reports
+from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
+from olpc_update_query.server.site import Site
+from tests.keys import SERIAL, UUID
+from tests.server.sites import (
+    LAPTOP,
+    NOW,
+    OTHER,
+    HandClock,
+    add_build,
+    assign,
+    list_laptops,
+    make_site,
+    settle,
+)
+
+PASSWORD = "corréct horse"
+TEMPLATES = Path(words.__file__).with_name("templates")
+
+
+class Browser:
+    """A site, its server, and somebody who looks at it."""
+
+    def __init__(self, path: Path) -> None:
+        self.clock = HandClock()
+        self.site = make_site(path, clock=self.clock)
+        add_build(self.site, "762")
+        list_laptops(self.site, LAPTOP, Laptop(OTHER, group="6A", stolen=True))
+        assign(self.site, DEFAULT, Assignment(parse_build_id("762"), changed=NOW))
+        set_password(self.site.keys, PASSWORD)
+        app = create_app(self.site.path, self.clock)
+        self.reports: Reports = app.extensions["reports"]
+        self.client: FlaskClient = app.test_client()
+
+    def log_in(self, password: str = PASSWORD) -> TestResponse:
+        return self.client.post("/login", data={"password": password})
+
+    def secret(self) -> str:
+        found = re.search(r'name="secret" value="([^"]+)"', self.client.get("/").text)
+        assert found is not None
+        return found[1]
+
+    def change(self, path: str, **fields: str) -> TestResponse:
+        return self.client.post(path, data={"secret": self.secret(), **fields})
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    found = Browser(tmp_path)
+    yield found
+    found.reports.close()
+
+
+# --- looking ------------------------------------------------------------------
+
+
+def test_what_the_first_page_tells(browser: Browser) -> None:
+    report: dict[str, Json] = {"build": "762", "code": 33, "result": "<i>no space"}
+    browser.reports.record(Poll(SERIAL, NOW, "10.0.0.7", build="760", report=report))
+    page = browser.client.get("/")
+    assert page.status_code == 200
+    for told in (
+        "2 laptops are listed",
+        "1 are marked stolen",
+        "Update failed: 1",
+        "&lt;i&gt;no space",
+        "0 of 2 run it, 1 are told to, 1 failed",
+        f'href="/laptops/{SERIAL}"',
+        "Log in",
+    ):
+        assert told in page.text
+    assert UUID not in page.text
+    assert "<script" not in page.text
+    assert "style=" not in page.text
+    assert "form-action 'self'" in page.headers["Content-Security-Policy"]
+
+
+def test_it_speaks_spanish(browser: Browser) -> None:
+    page = browser.client.get("/", headers={"Accept-Language": "es-PE,es;q=0.9"})
+    assert '<html lang="es">' in page.text
+    assert "2 equipos en la lista" in page.text
+    assert "Qué versión para quién" in page.text
+    page = browser.client.get("/", headers={"Accept-Language": "fr"})
+    assert '<html lang="en">' in page.text
+
+
+def test_every_word_of_the_pages_has_its_spanish() -> None:
+    used = set()
+    for template in TEMPLATES.glob("*.html"):
+        used |= set(re.findall(r'_\(["\']([^"\']+)["\']', template.read_text()))
+    source = Path(words.__file__).with_name("pages.py").read_text()
+    missing = used - words.SPANISH.keys()
+    assert not missing
+    unused = {text for text in words.SPANISH if text not in used | {"number", "when"}}
+    assert all(f'"{text}"' in source for text in unused)
+
+
+def test_a_laptop_and_a_search(browser: Browser) -> None:
+    browser.reports.record(Poll(SERIAL, NOW, "10.0.0.7", build="760"))
+    browser.reports.record(Poll("STRANGER", NOW, "10.0.0.8", listed=False))
+    page = browser.client.get("/laptops?q=" + SERIAL[3:].lower())
+    assert (SERIAL in page.text, "STRANGER" in page.text) == (True, False)
+    assert "No laptop found" in browser.client.get("/laptops?q=%25%3Cb%3E").text
+    page = browser.client.get(f"/laptops/{SERIAL}")
+    assert "assigned to every other laptop" in page.text
+    assert "10.0.0.7" in page.text
+    assert UUID not in page.text
+    assert browser.client.get("/laptops/STRANGER").status_code == 200
+    assert browser.client.get(f"/laptops/{OTHER}").status_code == 200
+    assert browser.client.get("/laptops/NOBODY").status_code == 404
+    assert browser.client.get("/laptops/a%20b").status_code == 400
+
+
+def test_the_table_holds_no_formula(browser: Browser) -> None:
+    report: dict[str, Json] = {"result": '=HYPERLINK("x")'}
+    browser.reports.record(Poll(SERIAL, NOW, "10.0.0.7", report=report))
+    lines = browser.client.get("/laptops.csv").text.splitlines()
+    assert lines[0].startswith("serial,name,group,listed")
+    assert lines[1].startswith(f"{SERIAL},Ana,5B,yes,2027-01-15 08:00,1,10.0.0.7,")
+    assert lines[1].endswith(',"\'=HYPERLINK(""x"")"')
+    assert list(csv_lines(rows([], {}))) == [lines[0] + "\r\n"]
+
+
+def test_the_numbers_for_prometheus(browser: Browser) -> None:
+    browser.reports.record(Poll(SERIAL, NOW, "10.0.0.7", build='7"\\60'))
+    text = browser.client.get("/metrics").text
+    assert "olpc_update_laptops 2\n" in text
+    assert 'olpc_update_laptops_running{build="7\\"\\\\60"} 1\n' in text
+    assert 'olpc_update_laptops_of_concern{concern="failing"} 0\n' in text
+    assert 'olpc_update_assignment_whole{for="every other laptop"} 2\n' in text
+    for line in text.splitlines():
+        assert re.fullmatch(r'#.*|olpc_update_[a-z_]+(\{[a-z]+=".*"\})? [0-9]+', line)
+
+
+# --- the login ----------------------------------------------------------------
+
+
+def test_who_knows_the_password_gets_in(browser: Browser) -> None:
+    reply = browser.log_in()
+    assert (reply.status_code, reply.headers["Location"]) == (303, "/")
+    cookie = reply.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert "Log out" in browser.client.get("/").text
+    browser.change("/logout")
+    assert "Log out" not in browser.client.get("/").text
+
+
+@pytest.mark.parametrize("password", ["", "x", PASSWORD + "x", "x" * 10_000])
+def test_who_does_not_know_it_stays_out(browser: Browser, password: str) -> None:
+    reply = browser.log_in(password)
+    assert reply.status_code == 403
+    assert "Set-Cookie" not in reply.headers
+    assert "not the password" in reply.text
+
+
+def test_without_a_password_nobody_gets_in(browser: Browser) -> None:
+    (browser.site.keys / "admin.password").unlink()
+    assert browser.log_in("").status_code == 403
+    assert "Log in" not in browser.client.get("/").text
+
+
+def test_guesses_are_few(browser: Browser) -> None:
+    for _ in range(TRIES):
+        assert browser.log_in("wrong").status_code == 403
+    reply = browser.log_in()
+    assert reply.status_code == 429
+    assert "Too many" in reply.text
+    browser.clock.time += PERIOD
+    assert browser.log_in().status_code == 303
+
+
+def test_guesses_from_everywhere_are_few(browser: Browser) -> None:
+    for number in range(TRIES_OF_ALL):
+        where = {"REMOTE_ADDR": f"10.0.{number}.1"}
+        browser.client.post("/login", data={"password": "x"}, environ_base=where)
+    where = {"REMOTE_ADDR": "10.1.0.1"}
+    data = {"password": PASSWORD}
+    reply = browser.client.post("/login", data=data, environ_base=where)
+    assert reply.status_code == 429
+
+
+def test_a_new_password_ends_every_login(browser: Browser) -> None:
+    browser.log_in()
+    secret = browser.secret()
+    set_password(browser.site.keys, "another one")
+    assert "Log out" not in browser.client.get("/").text
+    reply = browser.client.post("/pause", data={"secret": secret, "paused": "yes"})
+    assert reply.status_code == 403
+    assert not browser.site.rollout().paused
+
+
+def test_a_login_ends(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser.log_in()
+    monkeypatch.setattr("olpc_update_query.server.login.LASTS", -1)
+    assert LASTS == 12 * 3600
+    assert "Log out" not in browser.client.get("/").text
+
+
+def test_a_login_looks_where_strangers_may_not(browser: Browser) -> None:
+    settle(browser.site, 'status_page = "nobody"')
+    paths = ("/", "/laptops", "/laptops.csv", "/metrics", "/status.json")
+    for path in (*paths, f"/laptops/{SERIAL}"):
+        assert browser.client.get(path).status_code == 403
+    browser.log_in()
+    for path in (*paths, f"/laptops/{SERIAL}"):
+        assert browser.client.get(path).status_code == 200
+
+
+# --- changing -----------------------------------------------------------------
+
+CHANGES = [
+    ("/assign", {"build": "762", "kind": "default", "percent": "50"}),
+    ("/pause", {"paused": "yes"}),
+    ("/stolen", {"serial": SERIAL, "stolen": "yes"}),
+    ("/approve", {"serial": "STRANGER"}),
+    ("/logout", {}),
+]
+
+
+def state(site: Site) -> list[bytes]:
+    return [(site.path / name).read_bytes() for name in ("rollout.toml", "laptops.csv")]
+
+
+@pytest.mark.parametrize(("path", "fields"), CHANGES, ids=[path for path, _ in CHANGES])
+@pytest.mark.parametrize("forged", ["nobody", "no secret", "another secret", "garbage"])
+def test_nothing_changes_without_a_login_and_our_form(
+    browser: Browser, path: str, fields: dict[str, str], forged: str
+) -> None:
+    browser.reports.record(Poll("STRANGER", NOW, "10.0.0.8", listed=False))
+    browser.reports.flush()
+    before = state(browser.site)
+    secrets = {"another secret": "x" * 22, "no secret": ""}
+    if forged == "garbage":
+        browser.client.set_cookie("olpc-update-admin", "eyJ4IjoxfQ.x.y")
+    elif forged != "nobody":
+        browser.log_in()
+    data = {**fields, "secret": secrets.get(forged, "x")}
+    assert browser.client.post(path, data=data).status_code == 403
+    assert browser.client.get(path).status_code == 405
+    assert state(browser.site) == before
+
+
+def test_a_build_is_assigned(browser: Browser) -> None:
+    browser.log_in()
+    fields = {"build": "762", "kind": "group", "name": "5B", "percent": "25"}
+    assert browser.change("/assign", **fields).status_code == 303
+    found = browser.site.rollout().assignments[Scope(Kind.GROUP, "5B")]
+    assert (found.build, found.percent, found.by) == ("762", 25, "web_127.0.0.1")
+    log = (browser.site.path / "changes.log").read_text()
+    assert "web_127.0.0.1: assign build 762 to group 5B, 25 percent" in log
+    assert "group 5B" in browser.client.get("/").text
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"build": "999", "percent": "1"}, 409),
+        ({"build": "../x", "percent": "1"}, 400),
+        ({"build": "762", "percent": "101"}, 400),
+        ({"build": "762", "percent": "-1"}, 400),
+        ({"build": "762", "percent": ""}, 400),
+        ({"build": "762", "percent": "1", "kind": "planet"}, 400),
+        ({"build": "762", "percent": "1", "kind": "serial", "name": "a b"}, 400),
+        ({}, 400),
+    ],
+)
+def test_nonsense_is_not_assigned(
+    browser: Browser, fields: dict[str, str], status: int
+) -> None:
+    browser.log_in()
+    before = state(browser.site)
+    reply = browser.change("/assign", **fields)
+    assert (reply.status_code, len(reply.text.splitlines()) <= 2) == (status, True)
+    assert state(browser.site) == before
+
+
+def test_everything_is_paused_and_resumed(browser: Browser) -> None:
+    browser.log_in()
+    browser.change("/pause", paused="yes")
+    assert browser.site.rollout().paused
+    assert "All updates are paused" in browser.client.get("/").text
+    browser.change("/pause", paused="no")
+    browser.change("/pause", paused="yes", kind="default", name="")
+    rollout = browser.site.rollout()
+    assert (rollout.paused, rollout.assignments[DEFAULT].paused) == (False, True)
+    reply = browser.change("/pause", paused="yes", kind="group", name="9Z")
+    assert reply.status_code == 409
+
+
+def test_a_laptop_is_stolen_and_found(browser: Browser) -> None:
+    browser.log_in()
+    assert "Mark as stolen" in browser.client.get(f"/laptops/{SERIAL}").text
+    reply = browser.change("/stolen", serial=SERIAL, stolen="yes")
+    assert reply.headers["Location"] == f"/laptops/{SERIAL}"
+    assert browser.site.laptops()[SERIAL].stolen
+    assert "Found again" in browser.client.get(f"/laptops/{SERIAL}").text
+    browser.change("/stolen", serial=SERIAL, stolen="no")
+    assert not browser.site.laptops()[SERIAL].stolen
+    assert browser.change("/stolen", serial="NOBODY", stolen="yes").status_code == 409
+
+
+def test_a_stranger_is_approved(browser: Browser) -> None:
+    browser.log_in()
+    assert browser.change("/approve", serial="STRANGER").status_code == 404
+    browser.reports.record(Poll("STRANGER", NOW, "10.0.0.8", listed=False))
+    browser.reports.flush()
+    assert "Approve" in browser.client.get("/laptops/STRANGER").text
+    assert browser.change("/approve", serial="STRANGER").status_code == 303
+    assert "STRANGER" in browser.site.laptops()
