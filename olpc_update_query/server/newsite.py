@@ -52,6 +52,7 @@ shorten = false
 
 IGNORED: Final = """\
 keys/*.private
+keys/admin.password
 builds/
 reports.db*
 .lock
