@@ -37,6 +37,7 @@ class Wanted:
     build: str | None
     list_targets: bool
     usb: str | None
+    unsigned: tuple[str, str] | None
     rollback: bool
     confirm: bool
     installed: bool
@@ -77,6 +78,13 @@ def main() -> NoReturn:
     metavar="[PATH]",
     help="Install from a stick, the one at PATH or any that is mounted.",
 )
+@click.option(
+    "-u",
+    "--unsigned",
+    nargs=2,
+    metavar="CONTENTS_URL TREE_URL",
+    help="Install an old build that nobody has signed, from its tree; BUILD names it.",
+)
 @click.option("--rollback", is_flag=True, help="Boot the alternate build next.")
 @click.option("--confirm", is_flag=True, help="The running build is up: end its trial.")
 @click.option("--installed", is_flag=True, help="List what is installed.")
@@ -107,7 +115,10 @@ def update(
 def _require_one_thing(wanted: Wanted) -> None:
     if wanted.usb is not None and wanted.chosen not in {"", "list_targets"}:
         raise click.UsageError("--usb goes with BUILD or --list-targets only")
-    if not wanted.chosen and wanted.build is None and wanted.usb is None:
+    if wanted.unsigned is not None and (wanted.chosen or wanted.usb is not None):
+        raise click.UsageError("-u goes with BUILD only")
+    given = (wanted.build, wanted.usb, wanted.unsigned)
+    if not wanted.chosen and not any(one is not None for one in given):
         raise click.UsageError("say which BUILD to install; -l lists them")
 
 
@@ -119,6 +130,8 @@ def _do(given: Common, wanted: Wanted, console: Console) -> int:
             return _mark_sticky(given, console, _build(build))
         case Wanted(purge=str(build)):
             return _purge(given, console, _build(build))
+        case Wanted(unsigned=(str(), str(tree_url))):
+            return _install_unsigned(given, wanted, console, tree_url)
         case Wanted(build=None, usb=None):
             return _LOOK_AFTER[wanted.chosen](given, console)
         case _:
@@ -142,6 +155,24 @@ def _install(given: Common, wanted: Wanted, console: Console) -> int:
     machine = given.machine()
     build, places = _places(given, wanted)
     code = ByHand(machine, console, build, places, force=wanted.force).run()
+    if code == 0 and wanted.reboot and machine.is_real():
+        restart()
+    return code
+
+
+def _install_unsigned(
+    given: Common, wanted: Wanted, console: Console, tree_url: str
+) -> int:
+    from olpc_update_query.run.legacy import UNSIGNED, Legacy, name_of
+    from olpc_update_query.system.power import restart
+
+    if not tree_url.startswith("rsync://"):
+        raise click.UsageError(f"{tree_url}: an unsigned tree comes by rsync:// only")
+    build = name_of(tree_url) if wanted.build is None else _build(wanted.build)
+    console.warn(UNSIGNED.format(build, tree_url))
+    console.step("its old manifest is not read: nobody knows its format any more")
+    machine = given.machine()
+    code = Legacy(machine, console, build, tree_url, force=wanted.force).run()
     if code == 0 and wanted.reboot and machine.is_real():
         restart()
     return code

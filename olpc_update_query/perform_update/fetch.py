@@ -26,7 +26,8 @@ from olpc_update_query.perform_update.sources.health import Health, Trouble
 from olpc_update_query.perform_update.sources.http import WebFiles
 from olpc_update_query.perform_update.sources.intake import Intake
 from olpc_update_query.perform_update.sources.local import LocalFiles, directory_of
-from olpc_update_query.perform_update.sources.rsync import RsyncOptions, RsyncSource
+from olpc_update_query.perform_update.sources.rsync import RsyncSource
+from olpc_update_query.perform_update.sources.rsync_program import Program, RsyncOptions
 from olpc_update_query.perform_update.sources.salvage import (
     finish_begun,
     salvage_delta,
@@ -138,7 +139,7 @@ class _Fetcher:
         self._health = health
         self._failures: list[errors.UpdateError] = []
         self._before = transport.received, transport.sent, transport.requests
-        self._rsync: list[RsyncSource] = []
+        self._rsync: list[Program] = []
 
     def run(self) -> None:
         """Try one group of sources after the other until nothing is needed."""
@@ -274,7 +275,7 @@ class _Fetcher:
     # --- rsync ------------------------------------------------------------------
 
     def _from_rsync(self, source: RsyncSource) -> None:
-        self._rsync.append(source)
+        self._rsync.append(source.program)
         if not self._intake.has_manifest:
             source.fetch_manifest()
         salvage_delta(self._intake, self._intake.directory / PART)

@@ -12,7 +12,7 @@ from olpc_update_query.perform_update import perform_update
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.perform_update.fetch import FetchReport, fetch
 from olpc_update_query.perform_update.install import Installed, install
-from olpc_update_query.perform_update.sources.rsync import RsyncOptions
+from olpc_update_query.perform_update.sources.rsync_program import RsyncOptions
 from olpc_update_query.policy.schedule import draw_retry
 from olpc_update_query.ports import Progress, Transport
 from olpc_update_query.report import Outcome, Report, Result, failure
@@ -188,10 +188,6 @@ class CarryOut:
 
     def _fetch_through(self, transport: Transport, layout: Layout) -> FetchReport:
         machine = self._machine
-        rsync = RsyncOptions(
-            proxies=proxies_for(machine.settings.proxy, os.environ),
-            bandwidth=machine.settings.bandwidth_limit,
-        )
         return fetch(
             self._order,
             layout=layout,
@@ -199,7 +195,7 @@ class CarryOut:
             transport=transport,
             progress=self._gated(),
             clock=machine.clock,
-            rsync=rsync,
+            rsync=rsync_options(machine),
             wanted=_damaged(machine.work.installer / WANTED),
             state=machine.work.asker,
         )
@@ -232,6 +228,18 @@ class CarryOut:
             lease_expiry=by_our_clock(expiry, now, memory),
         )
         machine.asker.write_due(due)
+
+
+def rsync_options(machine: Machine) -> RsyncOptions:
+    """Return how rsync is run on this laptop.
+
+    Raises:
+        ConfigError: A proxy's address in the environment cannot be used.
+    """
+    return RsyncOptions(
+        proxies=proxies_for(machine.settings.proxy, os.environ),
+        bandwidth=machine.settings.bandwidth_limit,
+    )
 
 
 def _damaged(path: Path) -> frozenset[bytes]:

@@ -16,7 +16,7 @@ from olpc_update_query import errors
 from olpc_update_query.model.messages import Order
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.perform_update.fetch import FetchReport, fetch
-from olpc_update_query.perform_update.sources.rsync import RsyncOptions
+from olpc_update_query.perform_update.sources.rsync_program import RsyncOptions
 from olpc_update_query.system.http import HttpTransport
 from tests import rsyncd
 from tests.http_server import unused_port

@@ -18,7 +18,7 @@ from bench.relay import Relay, relay_to
 from olpc_update_query import errors
 from olpc_update_query.perform_update.fetch import fetch
 from olpc_update_query.perform_update.sources import local
-from olpc_update_query.perform_update.sources.rsync import RsyncOptions
+from olpc_update_query.perform_update.sources.rsync_program import RsyncOptions
 from olpc_update_query.system.http import HttpTransport, Timeouts
 from tests import rsyncd
 from tests.http_server import serve

@@ -7,93 +7,32 @@ Installed files are the basis. What comes is believed when its digest is right.
 
 import contextlib
 import os
-import re
-import resource
 import shutil
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import urlsplit
 
 from olpc_update_query import errors
 from olpc_update_query.model.manifest import Kind, ManifestReader, TreePath
 from olpc_update_query.perform_update.sources.intake import Intake
+from olpc_update_query.perform_update.sources.rsync_program import (
+    INTERRUPTED,
+    Program,
+    RsyncOptions,
+    Run,
+)
 from olpc_update_query.perform_update.sources.spool import need_room
-from olpc_update_query.system.files import disk_errors, free_bytes
+from olpc_update_query.system.files import disk_errors
 from olpc_update_query.system.host import draw_fraction
-from olpc_update_query.system.network import rsync_proxy
 
 AREA: Final = "rsync"
 _LIST: Final = "wanted"
 _TREE: Final = "tree"
 _CONTENTS: Final = "contents"
 _BASES: Final = 3  # trees that rsync looks into; it takes at most 20
-_INTERRUPTED: Final = (10, 12, 30, 35)  # socket, protocol stream, two time-outs
-_WORDS: Final = {
-    1: "this rsync does not know an option of ours: it is older than 3.1.3",
-    2: "the two rsync programs speak no common protocol: one is too old",
-    4: "this rsync lacks something that was asked of it: it is too old",
-    5: "the server refused at the start",
-    10: "no connection",
-    11: "a file could not be written or read",
-    12: "the connection broke off",
-    13: "an error in rsync itself",
-    14: "an error between rsync's processes",
-    20: "it was interrupted",
-    22: "rsync ran out of memory",
-    23: "some files could not be sent",
-    24: "some files vanished on the server meanwhile",
-    25: "rsync refused to delete so much",
-    30: "silent for too long",
-    35: "no connection in time",
-}
-"""What rsync's exit codes mean, of all versions since 3.0."""
-_TOO_OLD: Final = (1, 2, 4)
-_POLL: Final = 0.5  # seconds between two looks at what has come
-_MOST_WORDS: Final = 64 * 1024
-_LONGEST_PAUSE: Final = 60.0  # seconds, before a random share is added
 _PARTIAL: Final = (23, 24)  # some files could not be sent
-_REFUSED: Final = re.compile(r"HTTP/1\.[01] (401|403|407)")
-_STAT: Final = re.compile(r"^Total bytes (sent|received): ([0-9]+)$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class RsyncOptions:
-    """How rsync is run.
-
-    Attributes:
-        program: Its name or path.
-        proxies: As ``system.network.proxies_for`` works them out.
-        connect: Seconds to wait for a connection.
-        silence: Seconds to wait for the next byte.
-        bandwidth: Bytes a second; 0 for no limit.
-        tries: How often a server is asked that cuts us off without giving anything.
-        patience: How often one is asked that is full.
-        pause: Seconds to wait in between, at least; at most three times that, and for
-            a server that is full twice as long each time, up to a minute.
-    """
-
-    program: str = "rsync"
-    proxies: Mapping[str, str] = field(default_factory=dict)
-    connect: int = 10
-    silence: int = 30
-    bandwidth: int = 0
-    tries: int = 3
-    patience: int = 10
-    pause: float = 5.0
-
-    def draw_pause(self, number: int) -> float:
-        """Draw how long to wait before a full server is asked for the nth time."""
-        return min(self.pause * 2.0**number, _LONGEST_PAUSE) * (1 + 2 * draw_fraction())
-
-
-class _Run(NamedTuple):
-    """What a run of rsync came to."""
-
-    code: int
-    message: str
+_READABLE: Final = ("--perms", "--chmod=D755,F644")  # even a file of mode 0
 
 
 class RsyncSource:
@@ -105,14 +44,12 @@ class RsyncSource:
         options: How rsync is run.
 
     Attributes:
-        sent: Bytes sent, as rsync counts them.
-        received: Bytes received, as rsync counts them.
-        requests: How often it was run.
+        program: What is run, which counts what it costs.
     """
 
     def __init__(self, url: str, intake: Intake, options: RsyncOptions) -> None:
         self.url = url.rstrip("/")
-        self.sent = self.received = self.requests = 0
+        self.program = Program(self.url, options)
         self._awaited = 0  # bytes of the files that are asked for
         self._intake, self._options = intake, options
         self._area = intake.directory / AREA
@@ -140,7 +77,7 @@ class RsyncSource:
         self._intake.progress.step(f"fetching the manifest from {self.url}")
         run = self._persist([f"{self.url}/contents", str(target)], largest)
         if run.code:
-            raise self._meaning(run)
+            raise self.program.meaning(run, self._area)
         with disk_errors(target), open(target, "rb") as file:
             self._intake.accept_manifest(iter(lambda: file.read(65536), b""))
         target.unlink()
@@ -229,84 +166,26 @@ class RsyncSource:
 
     # --- running rsync ------------------------------------------------------------
 
-    def _persist(self, words: Sequence[str], largest: int) -> _Run:
+    def _persist(self, words: Sequence[str], largest: int) -> Run:
         """Run rsync until it is done, or fails often enough without getting on."""
         failures, reached = 0, self._progress()
         while True:
-            run = self._run(words, largest)
+            run = self.program.run(
+                [*_READABLE, *words], largest=largest, look=self._look
+            )
             if run.code == 0 or run.code in _PARTIAL:
                 return run
-            error = self._meaning(run)
+            error = self.program.meaning(run, self._area)
             got_on = self._progress() > reached
             failures = 1 if got_on else failures + 1
             reached = max(reached, self._progress())
-            if run.code not in _INTERRUPTED or "HTTP/1" in run.message:
+            if run.code not in INTERRUPTED or "HTTP/1" in run.message:
                 raise error
             if isinstance(error, errors.ServerFull) or failures >= self._options.tries:
                 raise error
             pause = self._options.pause * (1 + 2 * draw_fraction())
             self._intake.progress.step(f"{error}; trying again in {pause:.0f} s")
             self._intake.clock.sleep(pause)
-
-    def _run(self, words: Sequence[str], largest: int) -> _Run:
-        options = self._options
-        command = [
-            options.program,
-            "--ignore-times",  # another content may have the same size and time
-            "--no-whole-file",
-            "--inplace",  # a cut transfer goes on with what it has, even after SIGKILL
-            "--sparse",  # writes at once, where it would keep 256 KiB to itself
-            "--perms",
-            "--chmod=D755,F644",  # a file of mode 0 must be readable here
-            "--compress",  # zstd where both sides can
-            f"--contimeout={options.connect}",
-            f"--timeout={options.silence}",
-            f"--bwlimit={-(-options.bandwidth // 1024)}",
-            "--no-motd",
-            "--no-human-readable",
-            "--stats",
-            *words[:-2],
-            "--",
-            *words[-2:],
-        ]
-        environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-        if proxy := rsync_proxy(self.url, options.proxies):
-            environment["RSYNC_PROXY"] = proxy
-        self.requests += 1
-        try:
-            with _file_size_limit(largest):
-                process = subprocess.Popen(
-                    command,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                )
-        except FileNotFoundError:
-            reason = f"the program {options.program} is not installed"
-            raise errors.NoRsync(self.url, reason) from None
-        with process:
-            try:
-                output = self._watch(process)
-            except BaseException:
-                process.terminate()
-                raise
-        for direction, count in _STAT.findall(output):
-            if direction == "sent":
-                self.sent += int(count)
-            else:
-                self.received += int(count)
-        return _Run(process.returncode, output)
-
-    def _watch(self, process: "subprocess.Popen[bytes]") -> str:
-        """Wait for rsync; meanwhile tell how far it is, and sync what has come."""
-        while True:
-            try:
-                output, _ = process.communicate(timeout=_POLL)
-            except subprocess.TimeoutExpired:
-                self._look()
-            else:
-                return output[-_MOST_WORDS:].decode("utf-8", "replace")
 
     def _look(self) -> None:
         """Have the file that is just coming on the disk, and tell how far it is."""
@@ -322,41 +201,3 @@ class RsyncSource:
                 os.close(descriptor)
         if self._awaited:
             self._intake.progress.transferred(min(come, self._awaited), self._awaited)
-
-    def _meaning(self, run: _Run) -> errors.UpdateError:
-        """Say what went wrong."""
-        url, text = self.url, run.message
-        if "max connections" in text:
-            return errors.ServerFull(url, "the server has too many clients just now")
-        if "Unknown module" in text or "No such file or directory (2)" in text:
-            return errors.BuildNotFound(url, "the server does not have it")
-        if "bad response from proxy" in text and _REFUSED.search(text):
-            return errors.ProxyRefused(url, _last_words(text))
-        if "No space left on device" in text:
-            return errors.NoSpace(str(self._area), 1, free_bytes(self._area))
-        plain = _WORDS.get(run.code, "rsync ended by a signal")
-        reason = f"{plain} (rsync ended with {run.code}: {_last_words(text)})"
-        kind = errors.NoRsync if run.code in _TOO_OLD else errors.NetworkError
-        return kind(url, reason)
-
-
-@contextlib.contextmanager
-def _file_size_limit(largest: int) -> Iterator[None]:
-    """Let programs started meanwhile write no file larger than any that is wanted."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    limit = largest + 4096
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def _last_words(text: str) -> str:
-    """Return the line of rsync's output that says most."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    summary = ("rsync error:", "rsync warning:", "sent ", "total size")
-    telling = [line for line in lines if not line.startswith(summary)]
-    return (telling or lines or ["it said nothing"])[0][:200]

@@ -1,0 +1,260 @@
+"""An old build, of which there is nothing but its tree.
+
+Its manifest is of a format that nobody knows any more, so the tree is fetched whole
+and a manifest of ours is made from what arrived. Nothing of it is signed: only root
+may want it, by hand.
+
+It is fetched without privileges. What only root may give a file, its owner and what
+kind of device it is, rsync notes in an attribute (``--fake-super``).
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from olpc_update_query import errors
+from olpc_update_query.model.manifest import (
+    Entry,
+    Header,
+    Kind,
+    ManifestReader,
+    encode_entry,
+    encode_header,
+    parse_path,
+)
+from olpc_update_query.model.messages import BuildId, Sha256, parse_sha256
+from olpc_update_query.perform_update.activate import InstalledTree
+from olpc_update_query.perform_update.sources.rsync_program import (
+    INTERRUPTED,
+    Program,
+    RsyncOptions,
+)
+from olpc_update_query.perform_update.sources.spool import need_room
+from olpc_update_query.perform_update.store import FILES
+from olpc_update_query.ports import Progress
+from olpc_update_query.system.files import disk_errors
+
+_KINDS: Final = {
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFCHR: Kind.CHAR,
+    stat.S_IFBLK: Kind.BLOCK,
+    stat.S_IFIFO: Kind.FIFO,
+}
+_ALL: Final = (
+    "--recursive",
+    "--links",
+    "--perms",
+    "--times",
+    "--owner",
+    "--group",
+    "--devices",
+    "--specials",
+    "--numeric-ids",
+    "--fake-super",
+)
+_NOTE: Final = "user.rsync.%stat"
+_FACTS: Final = re.compile(rb"([0-7]+) ([0-9]+),([0-9]+) ([0-9]+):([0-9]+)")
+_TOTAL: Final = re.compile(r"^Total file size: ([0-9]+)", re.MULTILINE)
+_BASES: Final = 3
+_TRIES: Final = 3
+
+
+class Arrived(NamedTuple):
+    """What was made of a tree.
+
+    Attributes:
+        contents: Digest of its manifest.
+        size: Length of its manifest.
+    """
+
+    contents: Sha256
+    size: int
+
+
+def fetch_tree(
+    url: str,
+    build: BuildId,
+    *,
+    installed: Sequence[InstalledTree],
+    downloads: Path,
+    options: RsyncOptions,
+    progress: Progress,
+) -> Arrived:
+    """Fetch a tree, and make of it what a download of one of our builds leaves.
+
+    Args:
+        url: ``rsync://host/module/path`` of the tree.
+        build: What to call it.
+        installed: Trees whose files are the basis.
+        downloads: The directory in which every build has its own.
+        options: How rsync is run.
+        progress: Who is told.
+
+    Raises:
+        NetworkError: The link or the server failed; what has come is kept.
+        NoSpace: It cannot fit.
+        TreeError: The disk is failing.
+    """
+    area = downloads / f"legacy-{build}"
+    with disk_errors(area):
+        area.mkdir(parents=True, exist_ok=True)
+    _copy(url, area / "tree", installed, options, progress)
+    progress.step("making a manifest from what has arrived")
+    with disk_errors(area):
+        arrived = _write_manifest(area, build)
+        target = downloads / arrived.contents
+        (target / FILES).mkdir(parents=True, exist_ok=True)
+        _move_files(area, target / FILES, _known(installed))
+        os.rename(area / "contents", target / "contents")
+        shutil.rmtree(area)
+    return arrived
+
+
+def _copy(
+    url: str,
+    tree: Path,
+    installed: Sequence[InstalledTree],
+    options: RsyncOptions,
+    progress: Progress,
+) -> None:
+    program = Program(url, options)
+    words = [*_ALL, f"{url.rstrip('/')}/", f"{tree}/"]
+    run = program.run(["--dry-run", *words], largest=0)
+    if run.code:
+        raise program.meaning(run, tree)
+    found = _TOTAL.search(run.message)
+    total = int(found[1]) if found else 0
+    have = _bytes_in(tree)
+    need_room(tree.parent, max(total - have, 0))
+    progress.step(f"fetching the whole tree from {url}, {total / 1e6:.0f} MB")
+    bases = [f"--copy-dest={one.tree}" for one in installed[:_BASES]]
+
+    def look() -> None:
+        progress.transferred(min(_bytes_in(tree), total), total)
+
+    failures = 0
+    while True:
+        run = program.run([*bases, *words], largest=total, look=look)
+        if run.code == 0:
+            return
+        come = _bytes_in(tree)
+        failures = 1 if come > have else failures + 1
+        have = max(have, come)
+        if run.code not in INTERRUPTED or failures >= _TRIES:
+            raise program.meaning(run, tree)
+
+
+def _bytes_in(tree: Path) -> int:
+    total = 0
+    for where, _, names in os.walk(tree):
+        total += sum(os.lstat(os.path.join(where, name)).st_size for name in names)
+    return total
+
+
+# --- the manifest -----------------------------------------------------------------
+
+
+def _write_manifest(area: Path, build: BuildId) -> Arrived:
+    entries = area / "entries"
+    count = files = size = 0
+    with open(entries, "wb") as file:
+        for entry in _entries(os.fsencode(area / "tree")):
+            count += 1
+            if entry.kind is Kind.FILE:
+                files += 1
+                size += entry.size
+            file.write(encode_entry(entry))
+    digest, length = hashlib.sha256(), 0
+    with open(entries, "rb") as source, open(area / "contents", "wb") as target:
+        chunk = encode_header(Header(build, count, files, size))
+        while chunk:
+            digest.update(chunk)
+            length += target.write(chunk)
+            chunk = source.read(1 << 16)
+        os.fsync(target.fileno())
+    return Arrived(parse_sha256(digest.hexdigest()), length)
+
+
+def _entries(top: bytes) -> Iterator[Entry]:
+    """Yield what a tree consists of, in path order, from what rsync noted of it."""
+    for path in sorted(_paths(top)):
+        full = os.path.join(top, path) if path else top
+        facts = os.lstat(full)
+        mode, device, owner = _facts(full, facts)
+        kind = _KINDS.get(stat.S_IFMT(mode))
+        if kind is None:
+            continue  # a socket
+        entry = Entry(
+            parse_path(path), kind, stat.S_IMODE(mode), *owner, facts.st_mtime_ns
+        )
+        if kind is Kind.FILE:
+            with open(full, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+            entry = entry._replace(size=facts.st_size, digest=digest)
+        elif kind is Kind.SYMLINK:
+            entry = entry._replace(target=_target(full, facts))
+        elif kind in {Kind.CHAR, Kind.BLOCK}:
+            entry = entry._replace(device=device)
+        yield entry
+
+
+def _paths(top: bytes) -> Iterator[bytes]:
+    yield b""
+    for where, directories, names in os.walk(top):
+        for name in (*directories, *names):
+            yield os.path.relpath(os.path.join(where, name), top)
+
+
+def _facts(
+    full: bytes, facts: os.stat_result
+) -> tuple[int, tuple[int, int], tuple[int, int]]:
+    """Return mode, device numbers and owner, as they are on the server."""
+    device = os.major(facts.st_rdev), os.minor(facts.st_rdev)
+    try:
+        noted = os.getxattr(full, _NOTE, follow_symlinks=False)
+    except OSError:  # it is as it should be
+        return facts.st_mode, device, (facts.st_uid, facts.st_gid)
+    found = _FACTS.fullmatch(noted)
+    if found is None:
+        raise errors.TreeError(os.fsdecode(full), "what rsync notes", repr(noted))
+    major, minor, uid, gid = (int(word) for word in found.groups()[1:])
+    return int(found[1], 8), (major, minor), (uid, gid)
+
+
+def _target(full: bytes, facts: os.stat_result) -> bytes:
+    """Return where a link leads; rsync keeps that in a file that it cannot mark."""
+    if stat.S_ISLNK(facts.st_mode):
+        return os.readlink(full)
+    with open(full, "rb") as file:
+        return file.read()
+
+
+# --- the contents -------------------------------------------------------------------
+
+
+def _known(installed: Sequence[InstalledTree]) -> set[bytes]:
+    """Return the digests of what is installed."""
+    found: set[bytes] = set()
+    for tree in installed:
+        with open(tree.contents, "rb") as file:
+            found.update(one.digest for one in ManifestReader(file) if one.digest)
+    return found
+
+
+def _move_files(area: Path, files: Path, known: set[bytes]) -> None:
+    """Put contents that are not installed where downloaded ones lie."""
+    top = os.fsencode(area / "tree")
+    with open(area / "contents", "rb") as manifest:
+        for entry in ManifestReader(manifest):
+            if entry.kind is Kind.FILE and entry.digest not in known:
+                target = files / entry.digest.hex()
+                if not target.exists():
+                    os.rename(os.path.join(top, entry.path), target)
+                    os.chmod(target, 0o644)

@@ -1,0 +1,132 @@
+"""An old build without a manifest of ours, installed by hand from an rsync daemon."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.relay import relay_to
+from olpc_update_query import errors
+from olpc_update_query.run.legacy import name_of
+from tests import rsyncd
+from tests.cli.black_box import update
+from tests.cli.school import School
+from tests.laptop import boots, boots_alternate
+from tests.simulator import simulate
+from tests.trees import difference, snapshot
+
+pytestmark = [pytest.mark.root, pytest.mark.needs("rsync")]
+
+
+@pytest.fixture
+def school(tmp_path: Path) -> Iterator[School]:
+    (tmp_path / "www").mkdir()
+    with simulate(tmp_path / "www") as server:
+        yield School(tmp_path, server)
+
+
+@pytest.fixture
+def old(school: School, tmp_path: Path) -> Path:
+    """A tree of long ago, as a school server had it: what only root can make."""
+    site = tmp_path / "653"
+    tree = site / "root"
+    shutil.copytree(school.new.tree, tree)
+    (site / "contents").write_bytes(b"a manifest of a format that is lost")
+    (tree / "lib/ünïcode name\n").write_bytes(b"odd")
+    (tree / "etc/link").symlink_to("../lib/big/")
+    (tree / "etc/secret").write_bytes(b"mine")
+    os.chmod(tree / "etc/secret", 0o400)
+    os.chown(tree / "etc/secret", 500, 501)
+    os.chmod(tree / "lib/big", 0o4755)
+    os.mkfifo(tree / "fifo", 0o620)
+    os.mknod(tree / "null", 0o20666, os.makedev(1, 3))
+    for path in (tree, *tree.rglob("*")):
+        os.utime(path, (1_194_004_800, 1_194_004_800), follow_symlinks=False)
+    return site
+
+
+def test_tree_is_installed_with_everything_it_has(
+    school: School, old: Path, tmp_path: Path
+) -> None:
+    before = snapshot(school.root / "versions/pristine/760")
+    with rsyncd.serve(tmp_path / "rsyncd", {"build-653": old}) as url:
+        where = f"{url}build-653"
+        done = update(school.root, "-v", "-u", f"{where}/contents", f"{where}/root")
+    assert done.code == 0, done.err
+    assert "NOTHING OF BUILD 653 IS SIGNED" in done.err
+    assert where in done.err
+    assert boots(school.root) == "653"
+    assert boots_alternate(school.root) == "760"
+    found = snapshot(school.root / "versions/pristine/653")
+    assert not difference(snapshot(old / "root"), found)
+    assert not difference(before, snapshot(school.root / "versions/pristine/760"))
+    left = school.root / "versions/updates/olpc-update-query/asker/downloads"
+    assert not [path for path in left.rglob("*") if path.is_file()]
+    assert update(school.root, "--verify").code == 0
+
+
+def test_it_may_be_named_and_told_as_json(
+    school: School, old: Path, tmp_path: Path
+) -> None:
+    with rsyncd.serve(tmp_path / "rsyncd", {"old": old}) as url:
+        words = ("--json", "-u", f"{url}old/contents", f"{url}old/root", "653x")
+        done = update(school.root, *words)
+    assert done.json["result"] == "installed"
+    assert done.json["build"] == "653x"
+    assert "SIGNED" in done.err
+    assert boots(school.root) == "653x"
+
+
+def test_cut_download_goes_on(school: School, old: Path, tmp_path: Path) -> None:
+    (old / "root/lib/large").write_bytes(os.urandom(3_000_000))
+    with rsyncd.serve(tmp_path / "rsyncd", {"build-653": old}) as url:
+        port = int(url.rstrip("/").rpartition(":")[2])
+        with relay_to(port, 2_000_000) as relay:
+            where = f"rsync://127.0.0.1:{relay.port}/build-653"
+            done = update(school.root, "-u", f"{where}/contents", f"{where}/root")
+            assert done.code == errors.NetworkError.exit_code
+            before = relay.read().down
+            relay.mend()
+            done = update(school.root, "-u", f"{where}/contents", f"{where}/root")
+            came = relay.read().down - before
+    assert done.code == 0, done.err
+    assert came < 1_600_000
+    assert boots(school.root) == "653"
+
+
+def test_server_without_it(school: School, old: Path, tmp_path: Path) -> None:
+    with rsyncd.serve(tmp_path / "rsyncd", {"build-653": old}) as url:
+        where = f"{url}build-999"
+        done = update(school.root, "-u", f"{where}/contents", f"{where}/root")
+    assert done.code == errors.BuildNotFound.exit_code
+    assert boots(school.root) == "760"
+
+
+def test_tree_without_a_name_is_refused(school: School) -> None:
+    done = update(school.root, "-u", "-", "rsync://127.0.0.1:1/old/root")
+    assert done.code == errors.Malformed.exit_code
+    assert "has no build-NAME in it; say the name as well" in done.err
+
+
+def test_it_comes_by_rsync_only(school: School, old: Path) -> None:
+    done = update(school.root, "-u", "-", str(old / "root"), "653")
+    assert done.code == 2
+    assert "rsync://" in done.err
+
+
+@pytest.mark.parametrize("words", [("--usb",), ("--rollback",), ("--installed",)])
+def test_it_goes_with_nothing_else(school: School, words: tuple[str, ...]) -> None:
+    assert update(school.root, *words, "-u", "a", "b").code == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("rsync://updates.laptop.org/build-653/root/", "653"),
+        ("rsync://updates.laptop.org/build-candidate-801/root", "candidate-801"),
+    ],
+)
+def test_name_is_that_of_the_module(url: str, name: str) -> None:
+    assert name_of(url) == name
