@@ -26,7 +26,7 @@ SILENCE = 4.0  # seconds after which another mirror is asked for the same
 LONG_SILENCE = 45.0  # the same, when the only other way is a new connection
 HOPE = 1.5  # seconds that an unknown mirror has for its first byte
 LONG_HOPE = 3.0  # and one that was good before
-HASTE = 0.5  # and every one after that
+HASTE = 0.4  # and every one after that
 WORTHWHILE = 4.0  # seconds still to go that make another connection worth while
 PROBATION = 2.5  # seconds after which a connection must have shown what it is worth
 GAIN = 1.15  # by how much one more must make the whole faster
@@ -34,7 +34,7 @@ LAG = 8  # a mirror that is so many times slower than another is left
 MOST = 6  # connections at a time
 RACERS = 8  # the same, while nothing at all has come
 PAUSE = 1.0  # seconds before mirrors are asked again that have all failed
-_TICK = 0.25
+_TICK = 0.2
 _ENDS_ALL = (errors.NoSpace, errors.DiskFailed, errors.NotPermitted)
 
 
@@ -148,6 +148,8 @@ class Download:
             is_silent = not other.got or other.moved <= lane.begun
             if other is not lane and overlap and is_silent:
                 other.cancel()
+                if lane.moved - other.moved >= HASTE:
+                    other.mirror.is_slow = True  # not to be waited for once more
 
     # --- who is at work -------------------------------------------------------------
 

@@ -1,0 +1,28 @@
+"""A sample of ``make badlinks``: a shaped link, lost packets, cuts and a power cut."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.needs("iproute2", "rsync", "e2fsprogs", "xfsprogs"),
+    pytest.mark.timeout(300),
+]
+
+
+def test_update_over_a_bad_link() -> None:
+    words = ["-m", "bench.badlinks", "--sample", "--files", "200", "--megabytes", "4"]
+    done = subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    rows = done.stdout.splitlines()
+    assert len(rows) == 2, done.stderr
+    assert re.search(r" [1-9]\d* cuts, 1 power cuts, 0 paths wrong", rows[1]), rows
