@@ -24,6 +24,7 @@ PROGRAMS = {
     "busybox-static": "busybox",
     "dbus": "dbus-daemon",
     "e2fsprogs": "mkfs.ext4",
+    "groff-base": "groff",
     "iproute2": "ip",
     "libcap2-bin": "setcap",
     "network-manager": "NetworkManager",

@@ -1,0 +1,1 @@
+"""What is installed beside the program: man pages and completions."""

@@ -1,0 +1,43 @@
+# Everything but the Python modules, at its place below DESTDIR. Used by the Makefile's
+# `install`, and by debian/rules, so that both lay down the same.
+
+PREFIX ?= /usr
+BINDIR ?= $(PREFIX)/bin
+SHARE := $(DESTDIR)$(PREFIX)/share
+LIB := $(DESTDIR)/usr/lib
+ETC := $(DESTDIR)/etc
+DOC := $(SHARE)/doc/olpc-update-query
+
+UNITS = $(wildcard systemd/olpc-*.service systemd/olpc-*.timer systemd/olpc-*.path)
+BUS_POLICY = $(wildcard systemd/org.*.conf dbus/*.conf)
+BUS_SERVICES = $(wildcard systemd/org.*.service dbus/*.service)
+
+# install-files: copy, with the units' commands where they really are
+.PHONY: install-files
+install-files:
+	install -d $(LIB)/systemd/system $(LIB)/sysusers.d $(LIB)/tmpfiles.d $(DOC)
+	install -d $(ETC)/cron.d $(LIB)/NetworkManager/dispatcher.d $(SHARE)
+	install -d $(addprefix $(ETC)/olpc-update-query/,config.d hooks.d keys.d)
+	install -m 644 $(UNITS) $(LIB)/systemd/system
+	sed -i 's|/usr/bin/olpc-update|$(BINDIR)/olpc-update|' \
+	  $(addprefix $(LIB)/systemd/system/,$(notdir $(UNITS)))
+	install -m 644 systemd/olpc-update-query.sysusers \
+	  $(LIB)/sysusers.d/olpc-update-query.conf
+	install -m 644 systemd/olpc-update-query.tmpfiles \
+	  $(LIB)/tmpfiles.d/olpc-update-query.conf
+	install -m 644 cron/olpc-update-query $(ETC)/cron.d
+	install -m 755 nm-dispatcher/90-olpc-update-query $(LIB)/NetworkManager/dispatcher.d
+	install -m 644 docs/config.sample.toml $(DOC)
+	cp -R --no-preserve=ownership build/share/. $(SHARE)
+ifneq ($(BUS_POLICY),)
+	install -d $(SHARE)/dbus-1/system.d
+	install -m 644 $(BUS_POLICY) $(SHARE)/dbus-1/system.d
+endif
+ifneq ($(BUS_SERVICES),)
+	install -d $(SHARE)/dbus-1/system-services
+	install -m 644 $(BUS_SERVICES) $(SHARE)/dbus-1/system-services
+endif
+ifneq ($(wildcard dracut/*),)
+	install -d $(LIB)/dracut/modules.d
+	cp -R --no-preserve=ownership dracut/. $(LIB)/dracut/modules.d
+endif
