@@ -12,15 +12,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # Debian packages of the venv, the demo, the tests and the linters.
-PACKAGES := attr busybox-static dash dbus e2fsprogs iproute2 libcap2-bin openssl \
-  python3-dbus python3-gi python3-venv rsync shellcheck squid strace systemd \
-  tinyproxy xfsprogs
+PACKAGES := attr busybox-static dash dbus e2fsprogs fish groff-base iproute2 libcap2-bin \
+  openssl python3-dbus python3-gi python3-venv rsync shellcheck squid strace systemd \
+  tinyproxy xfsprogs zsh
 
 # Your own two versions for the demo and the bench; they are only read.
 TREES = $(if $(TREE_A),--tree-a '$(TREE_A)') $(if $(TREE_B),--tree-b '$(TREE_B)')
 
-SCRIPTS = $(shell grep -rlE '^\#!.*[/ ](ba|da)?sh$$' .ci cron dracut nm-dispatcher \
-  systemd 2>/dev/null)
+SCRIPTS = $(shell grep -rlE '^\#!.*[/ ](ba|da)?sh$$' .ci cron debian dracut \
+  nm-dispatcher systemd tests/machine 2>/dev/null)
 
 .PHONY: help
 help: ## list the commands
@@ -83,6 +83,55 @@ fuzz: $(READY) ## fuzz the parsers for hours (FUZZED=, MUTANTS=, SECONDS_EACH=)
 .PHONY: fuzzround
 fuzzround: ## fuzz each parser for a few seconds
 	$(MAKE) fuzz MUTANTS=1000 SECONDS_EACH=4
+
+include share/install.mk
+
+# Where the interpreter that runs on the laptop finds modules, and what it is called.
+SYSTEM_PYTHON ?= /usr/bin/python3
+MODULES ?= $(shell $(SYSTEM_PYTHON) -c \
+  'import sysconfig; print(sysconfig.get_path("purelib"))')
+COMMANDS := olpc-update-query:__main__ olpc-update:cli.update olpc-update-admin:cli.admin
+
+.PHONY: share
+share: $(READY) ## build the man pages and the shells' completions
+	@rm -rf build/share
+	@$(BIN)/python -m share.build build/share
+
+.PHONY: install
+install: share install-files ## lay everything down below DESTDIR, without dpkg
+	rm -rf build/wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	install -d $(DESTDIR)$(MODULES) $(DESTDIR)$(BINDIR)
+	$(SYSTEM_PYTHON) -m zipfile -e build/wheel/*.whl $(DESTDIR)$(MODULES)
+	for command in $(COMMANDS); do \
+	  file=$(DESTDIR)$(BINDIR)/$${command%:*}; \
+	  printf '#!%s\nfrom olpc_update_query.%s import main\n\nmain()\n' \
+	    $(SYSTEM_PYTHON) $${command#*:} >$$file; \
+	  chmod 755 $$file; \
+	done
+
+# What `install` would lay down is what is removed; /etc/olpc-update-query, the state and
+# the builds stay.
+.PHONY: uninstall
+uninstall: ## remove what `make install` has laid down below DESTDIR
+	rm -rf build/stage
+	$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/build/stage >/dev/null
+	cd build/stage && find . ! -type d -printf '$(DESTDIR)/%P\0' | xargs -0 rm -f
+	find $(DESTDIR)$(MODULES)/olpc_update_query -name __pycache__ -prune \
+	  -exec rm -rf {} + 2>/dev/null || true
+	cd build/stage && find . -depth -type d -path '*olpc[_-]*' \
+	  ! -path './etc/*' -printf '$(DESTDIR)/%P\0' | \
+	  xargs -0 rmdir --ignore-fail-on-non-empty
+	rm -rf build/stage
+
+.PHONY: deb
+deb: ## build the Debian packages, into build/deb
+	.ci/deb
+
+.PHONY: machine
+machine: $(READY) deb ## boot a systemd machine with the packages installed
+	@.ci/packages mmdebstrap systemd-container
+	$(BIN)/pytest -q -n 0 tests/machine/boots.py $(ARGS)
 
 .PHONY: clean
 clean: ## remove the virtual environment, caches and scratch files

@@ -1,0 +1,270 @@
+"""A machine that boots with the Debian packages: what systemd really does with them.
+
+Run by ``make machine``. The machine is Debian 12 in ``systemd-nspawn``, with the
+school's server on its own loopback and no other network. It boots once; ``driver`` runs
+in it, writes down what it sees, and powers it off. The tests read what was written.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import compare, laptop, trees
+from bench.laptop import SOMEBODY
+from bench.school import School
+from olpc_update_query.cli.logbook import MESSAGE_IDS
+
+TOP = Path(__file__).parents[2]
+CACHE = TOP / "build/machine"
+BASE = CACHE / "base.tar"
+DEBS = TOP / "build/deb"
+HELPERS = Path(__file__).parent
+OLD, NEW = "760", "762"
+PATIENCE = 300
+
+# What the packages depend on, as Debian 12 has it; and what the machine boots with.
+PACKAGES = (
+    "dbus,iproute2,python3-apscheduler,python3-click,python3-colorama,"
+    "python3-cryptography,python3-dbus,python3-flask,python3-requests,"
+    "python3-sqlalchemy,python3-tomlkit,python3-waitress,python3-zstandard,rsync,"
+    "systemd-sysv"
+)
+MADE_BY_ITSELF = ("var/lib/dpkg", "var/log", "var/cache", "var/lib/systemd", "results")
+CLEAN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.needs("systemd-container", "mmdebstrap"),
+    pytest.mark.timeout(900),
+]
+
+
+def run(*words: str | Path, **options: object) -> str:
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=CLEAN,
+        stdin=subprocess.DEVNULL,
+        **options,  # type: ignore[call-overload]
+    )
+    assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return str(done.stdout)
+
+
+def make_base() -> None:
+    """Make the tree that every machine is a copy of, once."""
+    if BASE.exists():
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    fresh = CACHE / "fresh.tar"
+    included = f"--include={PACKAGES}"
+    how = ["--mode=root", "--variant=minbase", included]
+    run("mmdebstrap", *how, "bookworm", fresh, "http://deb.debian.org/debian")
+    fresh.rename(BASE)
+
+
+def names_in(tree: Path) -> set[str]:
+    found = set()
+    for where, directories, files in os.walk(tree):
+        for name in (*directories, *files):
+            found.add(os.path.relpath(os.path.join(where, name), tree))
+    return found
+
+
+class Machine:
+    """A machine that has booted, done its work, and is off again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.tree = directory, directory / "tree"
+        self.results = self.tree / "results"
+        self.tree.mkdir()
+        run("tar", "-C", self.tree, "-xf", BASE)
+        self.before = names_in(self.tree)
+        self._install()
+        self._make_school()
+        self._add_helpers()
+        self._boot()
+
+    def _install(self) -> None:
+        inside = self.tree / "debs"
+        shutil.copytree(DEBS, inside)
+        names = [f"/debs/{path.name}" for path in sorted(inside.glob("*.deb"))]
+        assert len(names) == 3
+        run("chroot", self.tree, "dpkg", "--install", *names)
+        shutil.rmtree(inside)
+
+    def _make_school(self) -> None:
+        old, new = self.directory / "old", self.directory / "new"
+        trees.make_first(old, files=150, megabytes=6)
+        trees.make_second(old, new)
+        self.wanted = compare.survey(new)
+        school = School(self.tree / "srv/site")
+        (self.tree / "srv").mkdir(exist_ok=True)
+        school.found(SOMEBODY)
+        school.admin("publish", old, "--build", OLD)
+        school.admin("publish", new, "--build", NEW, "--delta-from", OLD)
+        school.admin("assign", "--build", NEW, "--serial", SOMEBODY.serial)
+        sketch = self.directory / "laptop"
+        contents = school.site / "builds" / OLD / "contents"
+        laptop.make(sketch, old, OLD, contents)
+        for name in ("ofw", "versions"):
+            run("cp", "-a", sketch / name, self.tree / name)
+        shutil.rmtree(sketch)
+        for role in ("oats", "lease"):
+            laptop.trust(self.tree, role, school.key(role))
+
+    def _add_helpers(self) -> None:
+        self.results.mkdir()
+        for name in ("driver", "probe.py"):
+            shutil.copy(HELPERS / name, self.tree / "opt")
+        (self.tree / "opt/message-id").write_text(MESSAGE_IDS["installed"])
+        system = self.tree / "etc/systemd/system"
+        for name in ("driver", "school"):
+            shutil.copy(HELPERS / f"{name}.service", system)
+            wants = system / "multi-user.target.wants"
+            wants.mkdir(exist_ok=True)
+            (wants / f"{name}.service").symlink_to(
+                f"/etc/systemd/system/{name}.service"
+            )
+        (self.tree / "etc/hosts").write_text("127.0.0.1 localhost schoolserver\n")
+        drop_in = system / "olpc-update-query.timer.d/often.conf"
+        drop_in.parent.mkdir()
+        often = "[Timer]\nOnBootSec=1\nOnUnitInactiveSec=2\nAccuracySec=100ms\n"
+        drop_in.write_text(often)
+        due = self.tree / "versions/updates/olpc-update-query/asker/due"
+        due.parent.mkdir(parents=True)
+        due.write_text(f"{int(time.time()) - 100} {int(time.time())}\n")
+
+    def _boot(self) -> None:
+        words = ["--quiet", "--directory", str(self.tree), "--boot", "--register=no"]
+        words += ["--keep-unit", "--private-network", "--console=pipe"]
+        words += [f"--machine=olpc-{os.getpid()}"]
+        process = subprocess.Popen(
+            ["systemd-nspawn", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=CLEAN,
+        )
+        try:
+            output, _ = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # it passes that on to the machine's init
+            output, _ = process.communicate(timeout=60)
+        said = (self.results / "driver.log").read_text()
+        assert process.returncode == 0, output.decode() + said
+
+    def text(self, name: str) -> str:
+        return (self.results / name).read_text()
+
+    def journal(self, name: str) -> list[dict[str, str]]:
+        return [json.loads(line) for line in self.text(name).splitlines()]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    make_base()
+    directory = tmp_path_factory.mktemp("machine")
+    directory.chmod(0o755)
+    try:
+        yield Machine(directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_the_driver_met_nothing_unforeseen(machine: Machine) -> None:
+    assert "TIMEOUT" not in machine.text("driver.log"), machine.text("driver.log")
+    assert machine.text("driver.log").endswith("done\n")
+
+
+def test_the_timer_polled_and_the_build_is_there(machine: Machine) -> None:
+    tree = machine.tree / "versions/pristine" / NEW
+    assert compare.differences(machine.wanted, compare.survey(tree)) == []
+    link = os.readlink(machine.tree / "versions/boot")
+    current = os.readlink(machine.tree / "versions" / link / "current")
+    assert current == f"/versions/pristine/{NEW}"
+    assert (machine.tree / "versions/run" / NEW).is_dir()
+
+
+def test_the_lease_came_first(machine: Machine) -> None:
+    assert (machine.tree / "security/lease.sig").read_text().startswith("act01: ")
+    events = [record["OLPC_EVENT"] for record in machine.journal("journal.json")]
+    told = [event for event in events if event in MESSAGE_IDS]
+    assert told.index("lease-installed") < told.index("installed")
+    assert "failed" not in told, machine.text("journal.json")
+
+
+def test_each_side_was_its_own_unit(machine: Machine) -> None:
+    records = machine.journal("journal.json")
+    by_event = {record["OLPC_EVENT"]: record for record in records}
+    asker, installer = by_event["handed-over"], by_event["installed"]
+    assert asker["_SYSTEMD_UNIT"] == "olpc-update-query@timer.service"
+    assert asker["_UID"] == machine.text("uid").strip() != "0"
+    assert int(asker["_CAP_EFFECTIVE"], 16) == 0
+    assert installer["_SYSTEMD_UNIT"] == "olpc-update-installer.service"
+    assert installer["_UID"] == "0"
+    assert installer["OLPC_BUILD"] == NEW
+    assert int(installer["OLPC_RECEIVED"]) > 0
+
+
+def test_an_event_is_found_by_its_message_id(machine: Machine) -> None:
+    """As ``journalctl MESSAGE_ID=...`` found it in the machine."""
+    (found,) = machine.journal("by-id.json")
+    assert found["MESSAGE_ID"] == MESSAGE_IDS["installed"]
+    assert found["PRIORITY"] == "5"
+
+
+def test_a_tick_that_is_not_due_logs_nothing(machine: Machine) -> None:
+    before, after = machine.text("ticks").split()
+    assert before != after, "the timer did tick"
+    said = [r for r in machine.journal("quiet.json") if "olpc" in json.dumps(r)]
+    (control,) = said
+    assert control["SYSLOG_IDENTIFIER"] == "olpc-control", "so it would have been seen"
+
+
+def test_the_asker_is_shut_in(machine: Machine) -> None:
+    found = dict(line.split(": ") for line in machine.text("asker").splitlines())
+    allowed = {"read /versions/pristine", "write asker", "open an internet socket"}
+    assert {name for name, came in found.items() if came == "yes"} == allowed
+
+
+def test_the_installer_is_shut_in(machine: Machine) -> None:
+    found = dict(line.split(": ") for line in machine.text("installer").splitlines())
+    allowed = {"read /versions/pristine", "write asker", "write /versions"}
+    allowed |= {"write installer", "write /security", "be root", "write the seed"}
+    assert {name for name, came in found.items() if came == "yes"} == allowed
+
+
+def test_a_hostile_hand_over_is_refused_and_said(machine: Machine) -> None:
+    found = machine.journal("hostile.json")
+    assert {record["OLPC_ERROR"] for record in found} == {"BadHandOver"}
+    assert machine.text("left-over") == ""
+
+
+def test_systemd_finds_no_fault(machine: Machine) -> None:
+    assert machine.text("faults") == ""
+
+
+def test_removal_leaves_the_machine_clean(machine: Machine) -> None:
+    """All that is left is what it was for: builds, and the lease to boot by."""
+    left = names_in(machine.tree) - machine.before
+    ours = {name for name in left if "olpc" in name.lower()}
+    assert {name for name in ours if not name.startswith(MADE_BY_ITSELF)} <= {
+        "etc/systemd/system/olpc-update-query.timer.d",
+        "etc/systemd/system/olpc-update-query.timer.d/often.conf",
+        *(name for name in ours if name.startswith("versions/pristine/")),
+        *(name for name in ours if name.startswith("versions/run/")),
+        *(name for name in ours if name.startswith("srv/")),
+    }
+    assert machine.text("units-left") == ""
+    assert "olpc-update" not in (machine.tree / "etc/passwd").read_text()
+    assert (machine.tree / "versions/pristine" / NEW).is_dir()
+    assert (machine.tree / "security/lease.sig").exists()
