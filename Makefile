@@ -130,7 +130,7 @@ deb: ## build the Debian packages, into build/deb
 
 .PHONY: machine
 machine: $(READY) deb ## boot a systemd machine with the packages installed
-	@.ci/packages mmdebstrap systemd-container
+	@.ci/packages arch-test mmdebstrap systemd-container
 	$(BIN)/pytest -q -n 0 tests/machine/boots.py $(ARGS)
 
 .PHONY: clean

@@ -7,6 +7,7 @@ SHARE := $(DESTDIR)$(PREFIX)/share
 LIB := $(DESTDIR)/usr/lib
 ETC := $(DESTDIR)/etc
 DOC := $(SHARE)/doc/olpc-update-query
+BUILT ?= build/share
 
 UNITS = $(wildcard systemd/olpc-*.service systemd/olpc-*.timer systemd/olpc-*.path)
 BUS_POLICY = $(wildcard systemd/org.*.conf dbus/*.conf)
@@ -28,16 +29,9 @@ install-files:
 	install -m 644 cron/olpc-update-query $(ETC)/cron.d
 	install -m 755 nm-dispatcher/90-olpc-update-query $(LIB)/NetworkManager/dispatcher.d
 	install -m 644 docs/config.sample.toml $(DOC)
-	cp -R --no-preserve=ownership build/share/. $(SHARE)
-ifneq ($(BUS_POLICY),)
-	install -d $(SHARE)/dbus-1/system.d
-	install -m 644 $(BUS_POLICY) $(SHARE)/dbus-1/system.d
-endif
-ifneq ($(BUS_SERVICES),)
-	install -d $(SHARE)/dbus-1/system-services
-	install -m 644 $(BUS_SERVICES) $(SHARE)/dbus-1/system-services
-endif
-ifneq ($(wildcard dracut/*),)
+	cp -R --no-preserve=ownership $(BUILT)/. $(SHARE)
+	install -d $(SHARE)/dbus-1/system.d $(SHARE)/dbus-1/system-services
+	$(if $(BUS_POLICY),install -m 644 $(BUS_POLICY) $(SHARE)/dbus-1/system.d)
+	$(if $(BUS_SERVICES),install -m 644 $(BUS_SERVICES) $(SHARE)/dbus-1/system-services)
 	install -d $(LIB)/dracut/modules.d
-	cp -R --no-preserve=ownership dracut/. $(LIB)/dracut/modules.d
-endif
+	$(if $(wildcard dracut/*),cp -R --no-preserve=ownership dracut/. $(LIB)/dracut/modules.d)

@@ -99,7 +99,7 @@ def test_the_page_of_the_configuration() -> None:
 # --- completions ---------------------------------------------------------------------
 
 
-@pytest.mark.needs("bash", "fish", "zsh")
+@pytest.mark.needs("fish", "zsh")
 @pytest.mark.parametrize("shell", build.SHELLS)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_shell_takes_the_completion(share: Path, shell: str, name: str) -> None:
@@ -118,7 +118,6 @@ WORDS = [
 ]
 
 
-@pytest.mark.needs("bash")
 @pytest.mark.parametrize(("name", "typed", "wanted"), WORDS)
 def test_bash_completes(share: Path, name: str, typed: str, wanted: str) -> None:
     path = share / build.SHELLS["bash"].format(name)

@@ -267,6 +267,30 @@ def test_every_trigger_is_offered() -> None:
     assert list(option.type.choices) == [str(trigger) for trigger in Trigger]  # type: ignore[attr-defined]  # click's
 
 
+# --- two units ---------------------------------------------------------------------
+
+
+def test_two_units(root: Path, server: ServerSimulator) -> None:
+    """The commands as the units run them; `make machine` has the units themselves."""
+    server.lease = lease(NOW + 21 * DAY)
+    refused = query(root, "--hand-over", "--now")
+    assert refused.code == 73
+    assert "olpc-update-installer.service" in refused.err
+    assert query(root, "install") == (0, "", "")
+    done = query(root, "--hand-over", "--now")
+    assert (done.code, done.err) == (0, "")
+    assert "the installer has the answer; next query in" in done.out
+    assert not (root / "security/lease.sig").exists()
+    assert query(root, "install").code == 0
+    assert (root / "security/lease.sig").read_text() == server.lease
+
+
+def test_the_unit_s_command_is_quick_when_it_is_too_early(root: Path) -> None:
+    set_due(root, NOW, NOW + DAY)
+    (root / "etc/olpc-update-query/config.toml").write_text("not read")
+    assert query(root, "--hand-over", "--trigger", "timer") == (0, "", "")
+
+
 # --- a run that comes too early ---------------------------------------------------
 
 STARTED = "import sys; from olpc_update_query.__main__ import main; main()"

@@ -1,8 +1,9 @@
 """A machine that boots with the Debian packages: what systemd really does with them.
 
-Run by ``make machine``. The machine is Debian 12 in ``systemd-nspawn``, with the
-school's server on its own loopback and no other network. It boots once; ``driver`` runs
-in it, writes down what it sees, and powers it off. The tests read what was written.
+Run by ``make machine``, with ``OLPC_MACHINE=i386`` for 32 bits. The machine is Debian 12
+in ``systemd-nspawn``, with the school's server on its own loopback and no other network.
+It boots once; ``driver`` runs in it, writes down what it sees, and powers it off. The
+tests read what was written.
 """
 
 import json
@@ -22,7 +23,8 @@ from olpc_update_query.cli.logbook import MESSAGE_IDS
 
 TOP = Path(__file__).parents[2]
 CACHE = TOP / "build/machine"
-BASE = CACHE / "base.tar"
+ARCHITECTURE = os.environ.get("OLPC_MACHINE") or "amd64"
+BASE = CACHE / f"{ARCHITECTURE}.tar"
 DEBS = TOP / "build/deb"
 HELPERS = Path(__file__).parent
 OLD, NEW = "760", "762"
@@ -66,7 +68,7 @@ def make_base() -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     fresh = CACHE / "fresh.tar"
     included = f"--include={PACKAGES}"
-    how = ["--mode=root", "--variant=minbase", included]
+    how = ["--mode=root", f"--arch={ARCHITECTURE}", "--variant=minbase", included]
     run("mmdebstrap", *how, "bookworm", fresh, "http://deb.debian.org/debian")
     fresh.rename(BASE)
 
