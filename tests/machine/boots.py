@@ -1,9 +1,9 @@
 """A machine that boots with the Debian packages: what systemd really does with them.
 
-Run by ``make machine``, with ``OLPC_MACHINE=i386`` for 32 bits. The machine is Debian 12
-in ``systemd-nspawn``, with the school's server on its own loopback and no other network.
-It boots once; ``driver`` runs in it, writes down what it sees, and powers it off. The
-tests read what was written.
+Run by ``make machine``, with ``OLPC_MACHINE=i386`` for 32 bits. The machine is Debian
+12 in ``systemd-nspawn``, with the school's server on its own loopback and no other
+network. It boots once; ``driver`` runs in it, writes down what it sees, and powers it
+off. The tests read what was written.
 """
 
 import json
