@@ -7,12 +7,20 @@ what they leave for each other. A run by hand as root (``poll``) does both.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from olpc_update_query import errors
 from olpc_update_query.model.messages import Order
 from olpc_update_query.policy.decide import Install, decide
-from olpc_update_query.report import Audience, Decided, Outcome, Report, Result
+from olpc_update_query.report import (
+    Audience,
+    Decided,
+    Outcome,
+    Report,
+    Result,
+    failure,
+)
 from olpc_update_query.run.carry_out import CarryOut
 from olpc_update_query.run.facts import Facts, look, situation
 from olpc_update_query.run.hand_over import ANSWER, FETCHED, HandOver, Taken
@@ -63,7 +71,11 @@ class AskerHalf(Poll):
     def _carry_out(self, order: Order, facts: Facts) -> Outcome:
         reports = (self._report, self._report)
         job = CarryOut(self._machine, order, facts, reports, scheduled=True)
-        numbers = job.fetch()
+        try:
+            numbers = job.fetch()
+        except errors.UpdateError as error:
+            outcome = failure(error)
+            return replace(outcome, facts={**outcome.facts, "build": order.build})
         self._place.leave_fetched(numbers.pack())
         text = f"build {order.build} has arrived; the installer goes on with it"
         return Outcome(Result.HANDED_OVER, text, facts=numbers._asdict())

@@ -155,6 +155,18 @@ def test_contents_that_prove_damaged_are_asked_for_again(school_units: Units) ->
     assert boots(root) == "762"
 
 
+def test_a_build_that_nobody_has(school_units: Units, server: ServerSimulator) -> None:
+    """The lease is installed all the same, and the server hears of the failure."""
+    shutil.rmtree(server.site.root / "builds/762")
+    server.lease = lease(NOW + DAY)
+    code, heard = school_units.ask()
+    assert code == errors.BuildNotFound.exit_code
+    assert heard.outcome.facts["build"] == "762"
+    assert school_units.laptop.wait() < DAY / 2
+    assert school_units.install()[1].outcome.result is Result.WAITING
+    assert school_units.laptop.lease() == server.lease
+
+
 def test_one_asker_at_a_time(units: Units, server: ServerSimulator) -> None:
     lock = units.laptop.machine().work.asker_lock
     with hold_lock(lock, "another asker"):
