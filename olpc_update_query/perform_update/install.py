@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from olpc_update_query.errors import Incomplete, OrderRefused, UntrustedContents
-from olpc_update_query.model.manifest import TreePath, parse_header
+from olpc_update_query.errors import OrderRefused
+from olpc_update_query.model.manifest import TreePath
 from olpc_update_query.model.messages import BuildId
 from olpc_update_query.model.orders import Order
 from olpc_update_query.perform_update.activate import SCRAP, Layout
@@ -28,10 +28,15 @@ from olpc_update_query.perform_update.audit import audit
 from olpc_update_query.perform_update.differences import Aspect, Difference
 from olpc_update_query.perform_update.hooks import run_hooks
 from olpc_update_query.perform_update.making import Maker
+from olpc_update_query.perform_update.manifests import (
+    accept_manifest,
+    ensure_contents,
+    has_contents,
+)
 from olpc_update_query.perform_update.runcopy import make_run_copy
 from olpc_update_query.perform_update.store import Downloads
 from olpc_update_query.perform_update.walk import remove_tree
-from olpc_update_query.perform_update.work import Workbench, digest_of
+from olpc_update_query.perform_update.work import Workbench
 from olpc_update_query.ports import Progress
 from olpc_update_query.system.files import (
     disk_errors,
@@ -122,9 +127,9 @@ class _Installation:
         if self._is_active():
             installed = Installed(self._build, already=True)
         else:
-            self._accept_manifest()
+            accept_manifest(self._order, self._layout, self._downloads, self._work)
             installed = self._ensure_tree()
-            self._ensure_contents()
+            ensure_contents(self._order, self._layout, self._work)
             self._ensure_run_copy(hooks)
             self._activate(alternate)
         if self._order.sticky:
@@ -138,36 +143,8 @@ class _Installation:
         return (
             self._layout.current() == self._build
             and self._layout.run(self._build).is_dir()
-            and self._has_contents()
+            and has_contents(self._order, self._layout)
         )
-
-    def _has_contents(self) -> bool:
-        """Say whether the build's manifest is there under its name."""
-        return digest_of(self._layout.contents(self._build)) == self._order.contents
-
-    # --- the manifest ---------------------------------------------------------------
-
-    def _accept_manifest(self) -> None:
-        if digest_of(self._work.contents) != self._order.contents:
-            source = self._downloads.open_manifest()
-            if source is None:
-                source = self._open_installed_manifest()
-            try:
-                size = self._order.size
-                self._work.accept_manifest(source, self._order.contents, size)
-            finally:
-                os.close(source)
-        with open(self._work.contents, "rb") as manifest:
-            named = parse_header(manifest.readline()).build
-        if named != self._build:
-            reason = f"it is that of build {named}, not {self._build}"
-            raise UntrustedContents("manifest", reason)
-
-    def _open_installed_manifest(self) -> int:
-        if not self._has_contents():
-            raise Incomplete(self._build, 1)
-        path = self._layout.contents(self._build)
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     # --- the tree -------------------------------------------------------------------
 
@@ -191,8 +168,8 @@ class _Installation:
             self._build,
             linked=maker.staged.linked,
             copied=maker.staged.copied,
-            patched=maker.patched,
-            fetched=maker.fetched,
+            patched=maker.supply.patched,
+            fetched=maker.supply.fetched,
             new_bytes=maker.staged.written,
         )
 
@@ -236,13 +213,6 @@ class _Installation:
             self._layout.activate(running, None)
         elif current is not None and self._layout.alternate() == self._build:
             self._layout.activate(current, None)
-
-    def _ensure_contents(self) -> None:
-        if not self._has_contents():
-            contents = self._layout.contents(self._build)
-            contents.parent.mkdir(exist_ok=True)
-            os.rename(self._work.contents, contents)
-            fsync_directory(contents.parent)
 
     # --- what boots -----------------------------------------------------------------
 

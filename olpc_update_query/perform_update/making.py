@@ -7,32 +7,28 @@ nothing here has it, noted for the next fetch.
 
 import contextlib
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from olpc_update_query.errors import CorruptContent, Incomplete, TreeError
+from olpc_update_query.errors import TreeError
 from olpc_update_query.model.manifest import ROOT, encode_name
 from olpc_update_query.model.messages import BuildId
-from olpc_update_query.perform_update.activate import InstalledTree, Layout
+from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.perform_update.audit import audit
 from olpc_update_query.perform_update.differences import Aspect, Difference
-from olpc_update_query.perform_update.expand import Wishes, expand
 from olpc_update_query.perform_update.plan import Plan, make_plan
 from olpc_update_query.perform_update.space import forecast, make_room
 from olpc_update_query.perform_update.stage import Staged, stage
 from olpc_update_query.perform_update.store import Downloads
+from olpc_update_query.perform_update.supply import Supply
 from olpc_update_query.perform_update.vault import Vault
-from olpc_update_query.perform_update.walk import Descent, open_file, remove_tree
+from olpc_update_query.perform_update.walk import remove_tree
 from olpc_update_query.perform_update.work import Workbench
 from olpc_update_query.ports import Progress
-from olpc_update_query.system.closing import Closing
 
 _ROUNDS: Final = 4  # of staging, when the audit finds fault with what was linked
-_CHUNK: Final = 256 << 10
-_DAMAGED: Final = {Aspect.CONTENT, Aspect.SIZE, Aspect.KIND, Aspect.MISSING}
-_KEEP_OPEN: Final = 16
+DAMAGED: Final = {Aspect.CONTENT, Aspect.SIZE, Aspect.KIND, Aspect.MISSING}
 _MOST_FAULTS: Final = 10_000  # learnt from in one round
 _TOLD: Final = 10
 _PLAN: Final = "plan.db"
@@ -50,8 +46,7 @@ class Maker:
 
     Attributes:
         staged: What the tree was made of.
-        patched: Contents made by patches.
-        fetched: Contents that came whole.
+        supply: Where its new contents came from.
     """
 
     def __init__(
@@ -65,18 +60,17 @@ class Maker:
     ) -> None:
         self._build, self._layout, self._work = build, layout, work
         self._downloads, self._progress = downloads, progress
-        self._wanted = frozenset(work.read_wanted())
-        self._distrust = set(self._wanted)
+        self.supply = Supply(build, downloads, work)
+        self._distrust = set(self.supply.wanted)
         self._apart: set[bytes] = set()
         self.staged = Staged()
-        self.patched = self.fetched = 0
 
     def learn(self, faults: Iterable[Difference]) -> bool:
         """Take no more from what has proved to be damaged; say whether that is new."""
         before = len(self._distrust) + len(self._apart)
         for fault in faults:
             if fault.digest:
-                spoiled = fault.aspect in _DAMAGED
+                spoiled = fault.aspect in DAMAGED
                 (self._distrust if spoiled else self._apart).add(fault.digest)
         return len(self._distrust) + len(self._apart) > before
 
@@ -113,7 +107,7 @@ class Maker:
                 f"making build {self._build}: {plan.linked} files are linked, "
                 f"{plan.new_bytes / 1e6:.1f} MB are new"
             )
-            self._take_in(plan, vault)
+            self.supply.take_in(plan, vault)
             self.staged = stage(plan, vault, tree)
         if self.staged.lost:
             return [
@@ -145,41 +139,6 @@ class Maker:
                 continue
             make_room(self._layout, unmet[0], self._progress, keep=self._build)
 
-    # --- contents -----------------------------------------------------------------
-
-    def _take_in(self, plan: Plan, vault: Vault) -> None:
-        """Get every missing content into the vault."""
-        for digest, size in plan.missing():
-            if not vault.has(digest) and self._take_plain(vault, digest, size):
-                self.fetched += 1
-        with _Bases(plan) as bases:
-            wishes = Wishes(
-                plan.missing_size, bases.open, self._wanted, plan.header.files
-            )
-            expanded = expand(self._downloads, vault, wishes)
-        self.patched += expanded.patched
-        self.fetched += expanded.fetched
-        absent = {digest for digest, _ in plan.missing() if not vault.has(digest)}
-        if absent:
-            self._work.write_wanted(self._wanted | absent)
-            raise Incomplete(self._build, len(absent))
-
-    def _take_plain(self, vault: Vault, digest: bytes, size: int) -> bool:
-        """Copy a content that was downloaded whole; say whether it was there."""
-        descriptor = self._downloads.open_plain(digest)
-        if descriptor is None:
-            return False
-        try:
-            with vault.receive(digest, size) as receiver:
-                while data := os.read(descriptor, _CHUNK):
-                    receiver.write(data)
-        except CorruptContent:
-            self._downloads.drop_plain(digest)
-            return False
-        finally:
-            os.close(descriptor)
-        return True
-
 
 @contextlib.contextmanager
 def _removed_on_error(tree: Path) -> Iterator[None]:
@@ -190,30 +149,3 @@ def _removed_on_error(tree: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             remove_tree(tree)
         raise
-
-
-class _Bases(Closing):
-    """Opens the installed files that patches start from."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._trees: dict[InstalledTree, Descent] = {}
-
-    def close(self) -> None:
-        """Close the trees."""
-        for tree in self._trees.values():
-            tree.close()
-
-    def open(self, digest: bytes) -> int | None:
-        """Open an installed file of a content; None if there is none."""
-        found = self._plan.locate(digest)
-        if found is None:
-            return None
-        tree, path = found
-        parent, _, name = path.rpartition(b"/")
-        try:
-            if tree not in self._trees:
-                self._trees[tree] = Descent(tree.tree, keep=_KEEP_OPEN)
-            return open_file(name, self._trees[tree].enter(parent))
-        except OSError:
-            return None
