@@ -133,6 +133,10 @@ machine: $(READY) deb ## boot a systemd machine with the packages installed
 	@.ci/packages arch-test mmdebstrap systemd-container
 	$(BIN)/pytest -q -n 0 tests/machine/boots.py $(ARGS)
 
+.PHONY: badlinks
+badlinks: $(READY) ## an update over links that hardly work, counted on the wire
+	$(BIN)/python -m bench.badlinks
+
 .PHONY: clean
 clean: ## remove the virtual environment, caches and scratch files
 	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache \

@@ -14,6 +14,15 @@ pytestmark = [
 ]
 
 
+AT_STAKE = 64 * 1024 + 16 * 1024  # what the power cut may cost, and a second poll
+
+
+def payload(row: str) -> int:
+    found = re.search(r" ([\d,]+) B ", row)
+    assert found, row
+    return int(found[1].replace(",", ""))
+
+
 def test_update_over_a_bad_link() -> None:
     words = ["-m", "bench.badlinks", "--sample", "--files", "200", "--megabytes", "4"]
     done = subprocess.run(
@@ -26,3 +35,7 @@ def test_update_over_a_bad_link() -> None:
     rows = done.stdout.splitlines()
     assert len(rows) == 2, done.stderr
     assert re.search(r" [1-9]\d* cuts, 1 power cuts, 0 paths wrong", rows[1]), rows
+    good, bad = (
+        int(re.findall(r"([\d,]+) B ", row)[0].replace(",", "")) for row in rows
+    )
+    assert bad - good < AT_STAKE

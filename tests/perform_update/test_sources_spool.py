@@ -100,13 +100,20 @@ def test_holes_are_filled_wherever_they_are(spool: Spool) -> None:
 
 @pytest.mark.parametrize("tells_length", [True, False])
 @pytest.mark.parametrize("knows_ranges", [True, False])
-@pytest.mark.parametrize("size", [0, 1, 699, 700, 20_000])
+@pytest.mark.parametrize("size", [1, 699, 700, 20_000])
 def test_any_server_brings_a_whole_file(
     spool: Spool, knows_ranges: bool, tells_length: bool, size: int
 ) -> None:
     shelf = Shelf(DATA[:size], knows_ranges=knows_ranges, tells_length=tells_length)
     pull(crew_of(shelf), spool)
     assert (spool.read(0, 99_999), spool.length) == (DATA[:size], size)
+
+
+@pytest.mark.parametrize("tells_length", [True, False])
+def test_empty_file_is_none_of_a_build(spool: Spool, tells_length: bool) -> None:
+    shelf = Shelf(b"", tells_length=tells_length)
+    with pytest.raises(errors.CorruptContent, match="an empty one"):
+        pull(crew_of(shelf), spool)
 
 
 @pytest.mark.parametrize("knows_ranges", [True, False])
