@@ -146,18 +146,21 @@ class _Fetcher:
         if self._is_done():
             return
         groups = self._groups()
+        hurry = len(groups) > 1
         for number in range(self._options.patience):
-            full = []
+            later = []
             for kind, urls in groups:
-                error = self._attempt(kind, urls)
+                error = self._attempt(kind, urls, hurry=hurry)
                 if self._is_done():
                     return
-                if isinstance(error, errors.ServerFull):
-                    full.append((kind, urls))
-            if not full or number + 1 == self._options.patience:
+                is_full = isinstance(error, errors.ServerFull)
+                if is_full or (hurry and type(error) is errors.NetworkError):
+                    later += [(kind, urls)] if kind == "rsync" else []
+            if not later or number + 1 == self._options.patience:
                 break
-            groups = full
-            self._wait(number)
+            if isinstance(self._failures[-1], errors.ServerFull):
+                self._wait(number)
+            groups, hurry = later, False
         raise self._summary()
 
     def _wait(self, number: int) -> None:
@@ -177,12 +180,15 @@ class _Fetcher:
             )
         ]
 
-    def _attempt(self, kind: str, urls: list[str]) -> errors.UpdateError | None:
+    def _attempt(
+        self, kind: str, urls: list[str], *, hurry: bool
+    ) -> errors.UpdateError | None:
         """Fetch from a group of sources; return why it failed, if it did."""
         before, failure = len(self._failures), None
         try:
             if kind == "rsync":
-                self._from_rsync(RsyncSource(urls[0], self._intake, self._options))
+                options = self._options.in_a_hurry() if hurry else self._options
+                self._from_rsync(RsyncSource(urls[0], self._intake, options))
             else:
                 self._from_files(urls)
         except _FAILURES as error:

@@ -100,6 +100,14 @@ def test_seven_dead_sources_before_a_good_one(crowd: Crowd) -> None:
     assert crowd.is_whole()
 
 
+@pytest.mark.needs("rsync")
+def test_silent_rsync_daemon_before_a_good_server(crowd: Crowd) -> None:
+    silent = crowd.silent().replace("http:", "rsync:")
+    good = crowd.site("good")
+    assert seconds(crowd, f"{silent}build-762", good.url) < 20
+    assert crowd.is_whole()
+
+
 def test_source_that_falls_silent_in_the_middle(crowd: Crowd) -> None:
     """What it gave stays, and what it owes comes from the next."""
     stalls, good = crowd.site("stalls"), crowd.site("good")

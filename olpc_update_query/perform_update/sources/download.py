@@ -105,6 +105,7 @@ class Download:
                     self._staff(now)
                     if self._gaps():
                         self.lock.wait(_TICK)
+                        self.spool.sync_when_due()
                         self._tell()
         finally:
             with self.lock:

@@ -6,7 +6,7 @@ import re
 import resource
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,7 +36,8 @@ _WORDS: Final = {
 }
 """What rsync's exit codes mean, of all versions since 3.0."""
 _TOO_OLD: Final = (1, 2, 4)
-_POLL: Final = 0.5  # seconds between two looks at what has come
+_HURRY: Final = 4  # seconds of silence after which another source is asked
+_POLL: Final = 0.25  # seconds between two looks at what has come
 _MOST_WORDS: Final = 64 * 1024
 _LONGEST_PAUSE: Final = 60.0  # seconds, before a random share is added
 _REFUSED: Final = re.compile(r"HTTP/1\.[01] (401|403|407)")
@@ -67,6 +68,11 @@ class RsyncOptions:
     tries: int = 3
     patience: int = 10
     pause: float = 5.0
+
+    def in_a_hurry(self) -> "RsyncOptions":
+        """Return how it is run while there are other sources to ask."""
+        connect, silence = min(self.connect, _HURRY), min(self.silence, _HURRY)
+        return replace(self, connect=connect, silence=silence, tries=1)
 
     def draw_pause(self, number: int) -> float:
         """Draw how long to wait before a full server is asked for the nth time."""

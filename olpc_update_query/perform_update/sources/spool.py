@@ -121,9 +121,20 @@ class Spool(Closing):
                 self.have.add(gap.start, gap.end)
                 _note(self._written, Receipt(gap.start, gap.end, giver))
                 self._unsynced += gap.end - gap.start
-            waited = time.monotonic() - self._synced
-            if self._unsynced >= SYNC_EVERY or waited >= SYNC_SECONDS:
+            if self._unsynced >= SYNC_EVERY or self._is_due():
                 self._sync()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._synced >= SYNC_SECONDS
+
+    def sync_when_due(self) -> None:
+        """Have on the disk what came half a second ago, though nothing comes now.
+
+        Raises:
+            TreeError: The disk is full or failing.
+        """
+        if self._written and self._is_due():
+            self.sync()
 
     def sync(self) -> None:
         """Have everything on the disk.
