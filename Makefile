@@ -12,8 +12,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # Debian packages of the venv, the demo, the tests and the linters.
-PACKAGES := attr busybox-static dash dbus e2fsprogs fish groff-base iproute2 libcap2-bin \
-  openssl python3-dbus python3-gi python3-venv rsync shellcheck squid strace systemd \
+PACKAGES := attr busybox-static cron dash dbus dnsmasq-base e2fsprogs faketime fish \
+  groff-base iproute2 libcap2-bin network-manager openssl python3-dbus \
+  python3-dbusmock python3-gi python3-venv rsync shellcheck squid strace systemd \
   tinyproxy xfsprogs zsh
 
 # Your own two versions for the demo and the bench; they are only read.

@@ -105,7 +105,7 @@ class Console:
 
     def complain(self, text: str, hint: str = "") -> None:
         """Print an error in one line, and what to do about it."""
-        _echo(f"{self.program}: {_one_line(text)}", err=True)
+        _echo(f"{self.program}: {one_line(text)}", err=True)
         if hint:
             _echo(f"  hint: {hint}", err=True)
 
@@ -129,7 +129,8 @@ def _echo(text: str, *, err: bool = False, nl: bool = True) -> None:
         os.close(nowhere)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text without newlines and runs of spaces."""
     return " ".join(text.split())
 
 

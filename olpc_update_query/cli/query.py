@@ -12,6 +12,7 @@ from olpc_update_query import errors
 from olpc_update_query.cli import render
 from olpc_update_query.cli.console import run_command
 from olpc_update_query.cli.options import Common, common
+from olpc_update_query.cli.wire import Wire
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.policy.gates import LONGEST_HOLD
 from olpc_update_query.policy.schedule import DAY, HOUR, MINUTE, Trigger
@@ -38,12 +39,12 @@ def main() -> NoReturn:
 )
 @click.option("--now", is_flag=True, help="Ask even if no query is due.")
 @click.option("--dry-run", is_flag=True, help="Ask and verify, but change nothing.")
-@click.option("--no-wait", is_flag=True, help="If a moment must be waited for, leave.")
 @click.option(
     "--hand-over",
     is_flag=True,
     help="Only ask and fetch; leave to the installer's unit what needs root.",
 )
+@click.option("--for-daemon", is_flag=True, hidden=True)
 @click.version_option(package_name=PROGRAM)
 @common
 @click.pass_context
@@ -52,15 +53,15 @@ def query(
     trigger: str,
     now: bool,
     dry_run: bool,
-    no_wait: bool,
     hand_over: bool,
+    for_daemon: bool,
 ) -> None:
     """Ask the school server whether to renew the lease and which build to run.
 
     Without a subcommand it polls once, if a query is due.
     """
     if context.invoked_subcommand is None:
-        given, options = context.ensure_object(Common), (now, dry_run, not no_wait)
+        given, options = context.ensure_object(Common), (now, dry_run, not for_daemon)
         _poll(given, Trigger(trigger), *options, hand_over=hand_over)
 
 
@@ -69,7 +70,7 @@ def _poll(given: Common, trigger: Trigger, *options: bool, hand_over: bool) -> N
     from olpc_update_query.run.two_units import AskerHalf
 
     kind, wish = AskerHalf if hand_over else Poll, Wish(trigger, *options)
-    console = given.console()
+    console = given.console() if wish.waits else Wire(given.program)
     with console.guard():
         machine = given.machine()
         if machine.settings.ignore_signature:

@@ -67,7 +67,9 @@ class Trigger(StrEnum):
 
 
 _PEOPLE = frozenset({Trigger.MANUAL, Trigger.DBUS})
-_LINKS = frozenset({Trigger.NETWORK, Trigger.BOOT})
+_HERDS = frozenset({Trigger.CRON, Trigger.NETWORK, Trigger.BOOT, Trigger.GATE})
+"""Triggers that come to many laptops in one second."""
+
 _SPREADS = {
     Trigger.CRON: CRON_SPREAD,
     Trigger.NETWORK: LINK_SPREAD,
@@ -135,11 +137,11 @@ def judge(
         return _overdue(trigger, "no valid due time is known")
     if now < due[1]:
         return _too_early(trigger, due, waits=waits)
-    if trigger in _LINKS:
-        return _overdue(trigger, "a query is due and a link came up")
-    if now < due[1] + ON_TIME and trigger is not Trigger.CRON:
-        return Ask("the query is due")
-    return _overdue(trigger, "the query is overdue")
+    if now >= due[1] + ON_TIME:
+        return _overdue(trigger, "the query is overdue")
+    if trigger in _HERDS:
+        return _overdue(trigger, "the query is due, and maybe that of others too")
+    return Ask("the query is due")
 
 
 def _too_early(trigger: Trigger, due: Due, *, waits: bool) -> Verdict:

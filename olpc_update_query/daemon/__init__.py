@@ -1,0 +1,1 @@
+"""The daemon: ticks, listens, and starts a run when a query is due."""

@@ -1,0 +1,109 @@
+"""One thread that does everything, and APScheduler, which only ticks."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from apscheduler.schedulers.background import BackgroundScheduler
+
+Work = Callable[[], object]
+LATE = 5.0
+"""Seconds that a tick may be late before it is missed."""
+
+_log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Does what it is given, one thing after the other, from whichever thread.
+
+    Args:
+        tick: What to do regularly.
+        seconds: How often.
+    """
+
+    def __init__(self, tick: Work, seconds: int) -> None:
+        self._tick, self._seconds = tick, seconds
+        self._inbox: SimpleQueue[Work] = SimpleQueue()
+        self._goes_on = True
+        self._scheduler = _scheduler()
+
+    def post(self, work: Work) -> None:
+        """Have something done; signal handlers may call this too."""
+        self._inbox.put(work)
+
+    def alarm(self, seconds: float) -> None:
+        """Tick once more, in so many seconds; it replaces an earlier alarm."""
+        self._scheduler.add_job(
+            self.post,
+            "date",
+            args=[self._tick],
+            run_date=datetime.now(UTC) + timedelta(seconds=seconds),  # noqa: TID251
+            id="alarm",
+            replace_existing=True,
+            misfire_grace_time=None,
+        )
+
+    def run(self) -> None:
+        """Work until ``stop``."""
+        self._begin_to_tick()
+        self._scheduler.start()
+        try:
+            while self._goes_on:
+                self._work()
+        finally:
+            self._scheduler.shutdown(wait=False)
+
+    def stop(self) -> None:
+        """End ``run`` when what it does just now is done."""
+        self._goes_on = False
+        self.post(bool)
+
+    def _work(self) -> None:
+        """Do the next thing.
+
+        APScheduler goes by the clock on the wall. Where that is set back by a year it
+        would tick again in a year, so ticks that are missing are begun anew.
+        """
+        try:
+            work = self._inbox.get(timeout=2 * self._seconds + LATE)
+        except Empty:
+            _log.warning("no tick came: the clock was set back")
+            self._begin_to_tick()
+            return
+        try:
+            work()
+        except Exception:  # noqa: BLE001 - one fault must not end the rest
+            _log.exception("this is a bug in the daemon")
+
+    def _begin_to_tick(self) -> None:
+        """Tick, at once and then regularly.
+
+        APScheduler leaves out a job that is a second late unless told otherwise, and
+        a laptop that wakes up is late by hours.
+        """
+        self._scheduler.add_job(
+            self.post,
+            "interval",
+            args=[self._tick],
+            seconds=self._seconds,
+            next_run_time=datetime.now(UTC),  # noqa: TID251 - it is APScheduler's clock
+            id="tick",
+            replace_existing=True,
+            misfire_grace_time=None,
+            coalesce=True,
+            max_instances=1,
+        )
+
+
+def _scheduler() -> "BackgroundScheduler":
+    """Make a scheduler that ticks in its own thread, without a pool of others."""
+    from apscheduler.executors.debug import DebugExecutor
+    from apscheduler.schedulers.background import BackgroundScheduler
+
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    return BackgroundScheduler(
+        timezone="UTC", executors={"default": DebugExecutor()}, daemon=True
+    )
