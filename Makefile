@@ -20,7 +20,7 @@ PACKAGES := attr busybox-static cron dash dbus dnsmasq-base e2fsprogs faketime f
 # Your own two versions for the demo and the bench; they are only read.
 TREES = $(if $(TREE_A),--tree-a '$(TREE_A)') $(if $(TREE_B),--tree-b '$(TREE_B)')
 
-SCRIPTS = $(shell grep -rlE '^\#!.*[/ ](ba|da)?sh$$' .ci cron debian dracut \
+SCRIPTS = $(shell grep -rlE '^\#!.*[/ ](ba|da)?sh$$' .ci bin cron debian dracut \
   nm-dispatcher systemd tests/machine 2>/dev/null)
 
 .PHONY: help
@@ -67,7 +67,8 @@ demo: $(READY) ## a server, a laptop, an update and a rollback (TREE_A=, TREE_B=
 	@$(BIN)/python -m bench.demo $(TREES)
 
 .PHONY: bench
-bench: $(READY) ## what a poll and an update cost, beside python and rsync
+bench: $(READY) ## how a fleet asks, what a poll and an update cost, beside others
+	$(BIN)/python -m bench.schedule
 	$(BIN)/python -m bench.poll
 	$(BIN)/python -m bench.update $(TREES)
 

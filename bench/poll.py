@@ -1,7 +1,7 @@
 """What a poll costs a laptop, beside what Python itself costs.
 
-Prints medians: a run that is not due, a poll without news, and what to hold them
-against: ``python3 -c pass`` and the imports that a poll cannot do without. All run with
+Prints medians: a hook and a run that are not due, a poll without news, and what to hold
+them against: ``python3 -c pass`` and the imports a poll cannot do without. All run with
 ``-S``, without the start-up files of this machine and this environment: a laptop has
 none of them, and they cost more than what is measured.
 """
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from bench import laptop
 from bench.measure import Cost, run
 from bench.relay import Relay, Traffic
-from bench.school import CommandFailedError, School
+from bench.school import CommandFailedError, School, program
 
 _IMPORTS = "import click, cryptography.hazmat.primitives.asymmetric.rsa, requests"
 
@@ -47,11 +47,13 @@ def main() -> None:
         with school.serve() as relay:
             words = ["--root", str(root), "--server", f"http://127.0.0.1:{relay.port}/"]
             _insist(_run(_QUERY, *words, "--now"))
+            wake = program("olpc-update-query-wake")
             lines = _measure(
                 runs,
                 relay,
                 {
                     "python3 -S -c pass": ["pass"],
+                    "a hook that is not due": [wake, "timer", str(root)],
                     "a run that is not due": [_QUERY, *words[:2], "--trigger", "timer"],
                     "importing what a poll needs": [_IMPORTS],
                     "a poll without news": [_QUERY, *words, "--now"],
@@ -75,11 +77,13 @@ def _prepare(scratch: Path) -> tuple[Path, School]:
     return root, school
 
 
-def _run(program: str, *words: str) -> Cost:
+def _run(what: str, *words: str) -> Cost:
+    if os.path.isabs(what):
+        return run([what, *words])
     places = [str(_TOP), *(place for place in sys.path if "-packages" in place)]
     python = os.path.join(sys.base_prefix, "bin/python3")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
-    return run([python, "-S", "-c", program, *words], env=env)
+    return run([python, "-S", "-c", what, *words], env=env)
 
 
 def _insist(cost: Cost) -> Cost:
@@ -113,7 +117,7 @@ def _print(runs: int, lines: list[Line]) -> None:
     def middle(values: list[Cost], what: Callable[[Cost], float]) -> float:
         return median(map(what, values))
 
-    print(f"medians of {runs}; times beside the line two above")
+    print(f"medians of {runs}")
     print(f"{'':30}{'ms':>7}{'CPU ms':>8}{'MB':>7}{'up':>6}{'down':>6}{'turns':>6}")
     for line in lines:
         up, down, turns = (

@@ -10,6 +10,7 @@ import pytest
 
 TOP = Path(__file__).parents[1]
 DISPATCHER = TOP / "nm-dispatcher/90-olpc-update-query"
+WAKE = TOP / "bin/olpc-update-query-wake"
 CRONTAB = TOP / "cron/olpc-update-query"
 SCHEDULES = re.compile(r"^\*/5 \* \* \* \* root ", re.MULTILINE)
 
@@ -24,7 +25,7 @@ def test_the_timer_draws_no_delay_of_its_own() -> None:
 def test_the_crontab_looks_every_five_minutes() -> None:
     text = CRONTAB.read_text()
     assert SCHEDULES.search(text)
-    assert "--trigger cron --quiet" in text
+    assert "olpc-update-query-wake cron" in text
     for line in text.splitlines():
         assert not line.startswith(("*", "@")) or "%" not in line, "cron eats it"
 
@@ -34,12 +35,16 @@ def test_the_crontab_looks_every_five_minutes() -> None:
 
 @pytest.fixture
 def called(tmp_path: Path) -> Path:
-    """Put commands on the path that write down how they were called."""
-    for name in ("systemctl", "olpc-update-query", "setsid"):
-        script = tmp_path / "bin" / name
-        script.parent.mkdir(exist_ok=True)
-        script.write_text(f'#!/bin/sh\necho "{name} $*" >>"{tmp_path}/called"\n')
-        script.chmod(0o755)
+    """Put a command on the path that writes down how it was called."""
+    script = tmp_path / "bin/olpc-update-query-wake"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\necho "$*" >>"{tmp_path}/called"\n')
+    script.chmod(0o755)
+    # The real one, but for where it notes that there is a portal.
+    text = DISPATCHER.read_text()
+    assert "/run/" in text
+    dispatcher = tmp_path / "dispatcher"
+    dispatcher.write_text(text.replace("/run/", f"{tmp_path}/"))
     return tmp_path / "called"
 
 
@@ -49,7 +54,7 @@ def dispatch(called: Path, *words: str, connectivity: str = "") -> None:
     if connectivity:
         environment["CONNECTIVITY_STATE"] = connectivity
     done = subprocess.run(
-        [DISPATCHER, *words],
+        ["/bin/sh", called.parent / "dispatcher", *words],
         env=environment,
         check=True,
         capture_output=True,
@@ -59,8 +64,18 @@ def dispatch(called: Path, *words: str, connectivity: str = "") -> None:
     assert done.stdout == done.stderr == ""
 
 
+def wakes(called: Path, *, expected: bool) -> list[str]:
+    """Return with which triggers it woke the program; it does so in the background."""
+    deadline = time.monotonic() + (10 if expected else 0.2)
+    while time.monotonic() < deadline:
+        if called.exists() and called.read_text().endswith("\n"):
+            break
+        time.sleep(0.01)
+    return called.read_text().split() if called.exists() else []
+
+
 @pytest.mark.parametrize(
-    ("words", "connectivity", "wakes"),
+    ("words", "connectivity", "expected"),
     [
         pytest.param(["wlan0", "up"], "", True, id="a link came up"),
         pytest.param(["wlan0", "up"], "PORTAL", False, id="behind a portal"),
@@ -77,14 +92,25 @@ def dispatch(called: Path, *words: str, connectivity: str = "") -> None:
     ],
 )
 def test_the_dispatcher(
-    called: Path, words: list[str], connectivity: str, wakes: bool
+    called: Path, words: list[str], connectivity: str, expected: bool
 ) -> None:
     dispatch(called, *words, connectivity=connectivity)
-    deadline = time.monotonic() + (10 if wakes else 0.2)
-    while not called.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert called.exists() is wakes
-    assert not wakes or "network" in called.read_text()
+    assert wakes(called, expected=expected) == (["network"] if expected else [])
+
+
+def test_after_a_portal_somebody_has_logged_in(called: Path) -> None:
+    dispatch(called, "", "connectivity-change", connectivity="PORTAL")
+    dispatch(called, "", "connectivity-change", connectivity="FULL")
+    assert wakes(called, expected=True) == ["portal"]
+    called.unlink()
+    dispatch(called, "", "connectivity-change", connectivity="FULL")
+    assert wakes(called, expected=True) == ["network"], "once is enough"
+
+
+def test_another_link_is_no_login(called: Path) -> None:
+    dispatch(called, "", "connectivity-change", connectivity="PORTAL")
+    dispatch(called, "wlan1", "up")
+    assert wakes(called, expected=True) == ["network"]
 
 
 def test_the_dispatcher_is_executable() -> None:
@@ -94,6 +120,6 @@ def test_the_dispatcher_is_executable() -> None:
 @pytest.mark.needs("shellcheck")
 def test_shellcheck_finds_no_fault() -> None:
     done = subprocess.run(
-        ["shellcheck", DISPATCHER], check=False, capture_output=True, text=True
+        ["shellcheck", DISPATCHER, WAKE], check=False, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, "")

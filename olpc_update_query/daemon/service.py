@@ -9,8 +9,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import dbus
 import dbus.service
+
+import dbus
 
 if TYPE_CHECKING:
     from dbus.bus import BusConnection
@@ -126,17 +127,18 @@ class Service(dbus.service.Object):  # type: ignore[misc]  # dbus has no types
         """Ask logind whether a user has the session that is shown."""
         call = self._connection.call_blocking
         try:
-            path = call(
+            users = call(
                 *(_LOGIN, "/org/freedesktop/login1", f"{_LOGIN}.Manager"),
-                *("GetUser", "u", (dbus.UInt32(user),)),
+                *("ListUsers", "", ()),
                 timeout=_PATIENCE,
             )
+            path = next(str(path) for uid, _, path in users if int(uid) == user)
             state = call(
                 *(_LOGIN, path, dbus.PROPERTIES_IFACE),
                 *("Get", "ss", (f"{_LOGIN}.User", "State")),
                 timeout=_PATIENCE,
             )
-        except dbus.DBusException:
+        except (dbus.DBusException, StopIteration):
             return False
         return str(state) == "active"
 

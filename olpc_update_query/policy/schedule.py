@@ -37,7 +37,7 @@ LINK_SPREAD = 9 * MINUTE
 """How far it is drawn where the trigger is the link itself. The wider, the flatter is
 the peak of a school that opens its laptops in the same minutes."""
 
-PORTAL_SPREAD = 30
+PORTAL_SPREAD = 15
 """How far it is drawn after somebody logged in at a captive portal: people do not log
 in all together, and whoever did waits for nothing else."""
 

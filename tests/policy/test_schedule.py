@@ -85,7 +85,7 @@ def test_a_build_that_waited_is_asked_for_when_the_gate_opens() -> None:
         (NETWORK, 10 * MINUTE - 60),
         (Trigger.BOOT, 10 * MINUTE - 60),
         (GATE, 10 * MINUTE - 60),
-        (PORTAL, MINUTE - 30),
+        (PORTAL, 15),
     ],
 )
 def test_how_far_the_moment_is_drawn(trigger: Trigger, spread: int) -> None:
