@@ -47,13 +47,19 @@ class Relay:
     Args:
         target: Port on 127.0.0.1 that connections are passed to.
         allowance: Bytes down after which the link is dead; None: it never dies.
+        listener: Listens there instead.
     """
 
-    def __init__(self, target: int, allowance: int | None = None) -> None:
+    def __init__(
+        self,
+        target: int,
+        allowance: int | None = None,
+        listener: socket.socket | None = None,
+    ) -> None:
         self._target, self._allowance = target, allowance
         self._traffic = Traffic()
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 

@@ -4,7 +4,7 @@
 """
 
 from olpc_update_query.cli.console import Console, one_line
-from olpc_update_query.report import Answered, Asking, Event, Outcome
+from olpc_update_query.report import Answered, Asking, Event, Outcome, Result
 
 
 class Wire(Console):
@@ -32,8 +32,9 @@ class Wire(Console):
             self._line("bytes", f"{done} {total}")
 
     def end(self, outcome: Outcome) -> None:
-        """Tell what it came to."""
-        self._line("end", outcome.text)
+        """Tell what it came to; the daemon logs that, unless there was nothing."""
+        was_due = outcome.result is not Result.NOT_DUE
+        self._line("end" if was_due else "step", outcome.text)
         if outcome.exit_code:
             self.complain(outcome.text, outcome.hint)
 
