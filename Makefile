@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # Debian packages of the venv, the demo, the tests and the linters.
-PACKAGES := attr busybox-static cron dash dbus dnsmasq-base e2fsprogs faketime fish \
-  groff-base iproute2 libcap2-bin network-manager openssl python3-dbus \
-  python3-dbusmock python3-gi python3-venv rsync shellcheck squid strace systemd \
-  tinyproxy xfsprogs zsh
+PACKAGES := attr busybox-static cron dash dbus dnsmasq-base e2fsprogs faketime fish groff-base \
+  iproute2 libcap2-bin network-manager openssl python3-dbus python3-dbusmock \
+  python3-gi python3-venv rsync shellcheck squid strace systemd tinyproxy xfsprogs \
+  xz-utils zsh zstd
 
 # Your own two versions for the demo and the bench; they are only read.
 TREES = $(if $(TREE_A),--tree-a '$(TREE_A)') $(if $(TREE_B),--tree-b '$(TREE_B)')

@@ -33,6 +33,7 @@ PROGRAMS = {
     "systemd-container": "systemd-nspawn",
     "util-linux": "losetup",
     "xfsprogs": "xfs_io",
+    "xz-utils": "xz",
 }
 MODULES = {"python3-dbus": "dbus", "python3-gi": "gi", "python3-dbusmock": "dbusmock"}
 PYTESTS_OWN = ("pytest-", "popen-")

@@ -12,24 +12,27 @@ from typing import BinaryIO, NamedTuple
 from olpc_update_query.errors import Malformed
 from olpc_update_query.model import canonical
 from olpc_update_query.model.canonical import Json
-from olpc_update_query.model.pack import (
-    BASE_WINDOW,
+from olpc_update_query.model.fields import (
     MAX_HEADER,
-    MAX_LINE,
-    SEGMENT,
-    Frame,
-    Segment,
     parse_header_fields,
     parse_line,
     read_count,
     read_digest,
+)
+from olpc_update_query.model.inside import Inside
+from olpc_update_query.model.pack import (
+    BASE_WINDOW,
+    MAX_LINE,
+    SEGMENT,
+    Frame,
+    Segment,
 )
 from olpc_update_query.model.wire import Sha256, parse_sha256
 
 __all__ = ["MAX_HEADER", "DeltaHeader", "encode_delta_frame", "read_delta_index"]
 
 _FORMAT = "olpc-update-delta"
-_VERSION = 1
+_VERSION = 2
 
 
 class DeltaHeader(NamedTuple):
@@ -122,15 +125,17 @@ def _parse_fields(fields: Json) -> DeltaHeader:
 
 
 def encode_delta_frame(frame: Frame) -> bytes:
-    """Return the line of a delta pack's index for a content, whole or patched."""
+    """Return the line of a delta pack's index for a content of any kind."""
     start = f'["{frame.digest.hex()}",{frame.size}'
-    if frame.base is None:
+    if frame.base is None and frame.inside is None:
         return f"{start},{frame.packed}]\n".encode()
     segments = ",".join(
         f"[{offset},{length},{packed},{size}]"
         for offset, length, packed, size in frame.segments
     )
-    return f'{start},"{frame.base.hex()}",[{segments}]]\n'.encode()
+    base = "" if frame.base is None else frame.base.hex()
+    inside = "" if frame.inside is None else f",{frame.inside.encode()}"
+    return f'{start},"{base}",[{segments}]{inside}]\n'.encode()
 
 
 def read_delta_index(
@@ -165,19 +170,21 @@ def _parse_delta_frame(line: bytes, offset: int) -> Frame:
         case [digest, size, packed]:
             whole = Segment(0, 0, read_count(packed), read_count(size))
             frame = Frame(read_digest(digest), whole.size, None, offset, (whole,))
-        case [digest, size, base, list(segments)]:
+        case [digest, size, base, list(segments), *inside] if len(inside) < 2:
             frame = Frame(
                 read_digest(digest),
                 read_count(size),
-                read_digest(base),
+                read_digest(base) if base else None,
                 offset,
                 tuple(_read_segment(segment) for segment in segments),
+                Inside.parse(inside[0]) if inside else None,
             )
         case _:
             raise Malformed("index entry", "it is of no known kind")
     if encode_delta_frame(frame) != line:
         raise Malformed("index entry", "it is not written canonically")
-    if sum(segment.size for segment in frame.segments) != frame.size:
+    made = sum(segment.size for segment in frame.segments)
+    if frame.inside is None and made != frame.size:
         raise Malformed("index entry", "its segments do not make up its size")
     return frame
 

@@ -23,7 +23,7 @@ from olpc_update_query.model.entry import (
     parse_entry,
     parse_path,
 )
-from olpc_update_query.model.pack import MAX_HEADER, parse_header_fields
+from olpc_update_query.model.fields import MAX_HEADER, parse_header_fields
 from olpc_update_query.model.wire import BuildId, parse_build_id
 
 __all__ = [

@@ -11,7 +11,6 @@ at most 8 MiB, whatever the size of the content.
 
 import heapq
 import io
-import json
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import BinaryIO, NamedTuple
@@ -19,14 +18,20 @@ from typing import BinaryIO, NamedTuple
 from olpc_update_query.errors import CorruptContent, Malformed
 from olpc_update_query.model import canonical
 from olpc_update_query.model.canonical import Json
-from olpc_update_query.model.entry import DIGEST_LENGTH, MAX_INT
-from olpc_update_query.model.wire import Sha256, parse_sha256, shown
+from olpc_update_query.model.fields import (
+    MAX_HEADER,
+    parse_header_fields,
+    parse_line,
+    read_count,
+    read_digest,
+)
+from olpc_update_query.model.inside import Inside
+from olpc_update_query.model.wire import Sha256, parse_sha256
 
 SEGMENT = 4 << 20
 BASE_WINDOW = 8 << 20
 WINDOW_LOG = 23
 MAX_LINE = 1 << 20
-MAX_HEADER = 64 << 10
 """Bytes of a first line: it is read before anything is known of who wrote it."""
 MAX_REQUESTS = 48
 CLOSE_GAP = 16 << 10
@@ -63,6 +68,8 @@ class Frame(NamedTuple):
             whole, and then it has one segment.
         offset: Where its first segment begins in the pack; the others follow.
         segments: Its parts, in order.
+        inside: How what the segments make is put together; None when it is the
+            content itself.
     """
 
     digest: bytes
@@ -70,6 +77,7 @@ class Frame(NamedTuple):
     base: bytes | None
     offset: int
     segments: tuple[Segment, ...]
+    inside: Inside | None = None
 
     @property
     def packed(self) -> int:
@@ -309,64 +317,6 @@ def _parse_pack_frame(line: bytes, offset: int) -> Frame:
     if encode_pack_frame(frame) != line:
         raise Malformed("index entry", "it is not written canonically")
     return frame
-
-
-# --- fields, for both kinds of pack -------------------------------------------
-
-
-def parse_header_fields(line: bytes, name: str, version: int) -> Json:
-    """Return the third item of a header line ``[name, version, fields]``.
-
-    Raises:
-        Malformed: It is not such a line, or longer than `MAX_HEADER`.
-    """
-    if len(line) > MAX_HEADER:
-        raise Malformed(name, f"its header is longer than {MAX_HEADER} bytes")
-    value = canonical.decode(line.removesuffix(b"\n"))
-    if not isinstance(value, list) or len(value) != 3 or value[0] != name:
-        raise Malformed(name, "the first line is not its header")
-    if type(value[1]) is not int or value[1] != version:
-        raise Malformed(name, f"version {shown(str(value[1]))} is not known")
-    return value[2]
-
-
-def parse_line(line: bytes) -> Json:
-    """Parse a line quickly and leniently; the caller compares it with its twin.
-
-    Raises:
-        Malformed: It is not JSON at all.
-    """
-    try:
-        value: Json = json.loads(line)
-    except (ValueError, RecursionError):
-        raise Malformed("index entry", "it is not JSON") from None
-    return value
-
-
-def read_count(value: Json) -> int:
-    """Return a number of bytes or things.
-
-    Raises:
-        Malformed: It is anything else.
-    """
-    if type(value) is not int or not 0 <= value <= MAX_INT:
-        raise Malformed("index entry", "a number of bytes is not one")
-    return value
-
-
-def read_digest(value: Json) -> bytes:
-    """Return the raw bytes of a digest in hex.
-
-    Raises:
-        Malformed: It is anything else.
-    """
-    try:
-        raw = bytes.fromhex(value) if isinstance(value, str) else b""
-    except ValueError:
-        raw = b""
-    if len(raw) != DIGEST_LENGTH:
-        raise Malformed("index entry", "a digest is not one")
-    return raw
 
 
 # --- ranges -------------------------------------------------------------------

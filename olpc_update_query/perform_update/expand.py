@@ -8,9 +8,10 @@ make the child die or send wrong bytes: then there is one content less, and no h
 
 Messages on the socket, one packet each, begin with a letter. From the child: ``F`` a
 content is at hand (digest, size, the base's digest or zeros); ``D`` bytes of it;
-``L`` the last bytes of it; ``X`` it cannot be made; ``B`` the rest of the file is
-damaged; ``Q`` that was all. From the parent: ``N`` not that one; ``Y`` send it, with
-the base's descriptor if it needs one.
+``L`` the last bytes of it; ``C`` another content of the build is needed for it
+(digest); ``X`` it cannot be made; ``B`` the rest of the file is damaged; ``Q`` that was
+all. From the parent: ``N`` not that one; ``Y`` send it, with the base's descriptor if
+it needs one, or the descriptor of what was asked for.
 """
 
 import contextlib
@@ -19,11 +20,13 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
 from olpc_update_query.errors import CorruptContent
+from olpc_update_query.model.inside import MAX_COPIES
 from olpc_update_query.perform_update.expander import NO_BASE, OFFER, PACKET, live
-from olpc_update_query.perform_update.store import DELTA, SPOOL, Downloads
+from olpc_update_query.perform_update.store import DELTA, INSIDE, SPOOL, Downloads
 from olpc_update_query.perform_update.vault import Vault
 from olpc_update_query.system.closing import Closing
 
@@ -55,7 +58,7 @@ class Expanded:
     Attributes:
         patched: Contents made by patches.
         fetched: Contents that came whole.
-        bad: Files (`DELTA`, `SPOOL`) that gave a wrong content or none.
+        bad: Files (`DELTA`, `SPOOL`, `INSIDE`) that gave a wrong content or none.
     """
 
     def __init__(self) -> None:
@@ -96,7 +99,7 @@ def expand(downloads: Downloads, vault: Vault, wishes: Wishes) -> Expanded:
         OSError: The disk is full or failing.
     """
     result = Expanded()
-    for file in (DELTA, SPOOL):
+    for file in (DELTA, SPOOL, INSIDE):
         if file in downloads.descriptors():
             _exhaust(downloads, file, vault, wishes, result)
     return result
@@ -132,7 +135,7 @@ def _converse(
             continue
         try:
             with vault.receive(offer.digest, offer.size) as receiver:
-                for data in child.content():
+                for data in child.content(partial(_open, vault, wishes)):
                     receiver.write(data)
         except CorruptContent as wrong:
             _log.warning("%s: content %s: %s", file, offer.digest.hex(), wrong)
@@ -152,6 +155,12 @@ def _consider(offer: Offer, vault: Vault, wishes: Wishes) -> tuple[bool, int | N
         return True, None
     base = wishes.open_base(offer.base)
     return base is not None, base
+
+
+def _open(vault: Vault, wishes: Wishes, digest: bytes) -> int | None:
+    """Open a content of the build: one that was made already, or an installed one."""
+    made = vault.open(digest)
+    return made if made is not None else wishes.open_base(digest)
 
 
 class _Child(Closing):
@@ -204,16 +213,23 @@ class _Child(Closing):
             if base is not None:
                 os.close(base)
 
-    def content(self) -> Iterator[memoryview]:
+    def content(self, find: Callable[[bytes], int | None]) -> Iterator[memoryview]:
         """Yield the bytes of the content that was asked for.
+
+        Args:
+            find: Opens another content of the build; None when it is not there.
 
         Raises:
             CorruptContent: The child could not make it, or is dead.
         """
         self.is_in_step = False  # whoever stops in the middle leaves it so
-        letter = b"D"
+        letter, copies = b"D", 0
         while letter == b"D":
             letter, body = self._receive()
+            while letter == b"C" and (copies := copies + 1) <= MAX_COPIES:
+                found = find(bytes(body))
+                self.answer(b"N" if found is None else b"Y", found)
+                letter, body = self._receive()
             self.is_in_step = letter in {b"L", b"X"}
             if letter not in {b"D", b"L"}:
                 raise CorruptContent("packed content", "a content", "something else")

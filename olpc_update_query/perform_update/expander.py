@@ -4,6 +4,7 @@ It has no user, no way to new privileges, no files but the open ones, little mem
 and is dropped as soon as it does anything unexpected.
 """
 
+import contextlib
 import ctypes
 import os
 import pwd
@@ -11,12 +12,15 @@ import resource
 import signal
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Final
 
 from olpc_update_query.errors import CorruptContent, UpdateError
 from olpc_update_query.model.pack import Segment, unpack_segment
 from olpc_update_query.perform_update.store import Downloads, Piece, Stretch
+from olpc_update_query.system.assembly import expand_base, put_together
+from olpc_update_query.system.compressors import Chunk, prepare
 from olpc_update_query.system.privilege import die_with, drop_to
 
 OFFER: Final = struct.Struct("!32sQ32s")
@@ -48,6 +52,7 @@ def live(  # pragma: no cover - only in the child; tests look at it from outside
     try:
         import zstandard  # noqa: F401 - from disk while that is still allowed
 
+        prepare()
         _confine({link.fileno(), *downloads.descriptors().values()})
         serve(link, downloads, file, refuse, skip)
         code = 0
@@ -131,20 +136,27 @@ def _offer(link: socket.socket, descriptor: int, piece: Piece) -> None:
     frame = piece.frame
     base = frame.base or NO_BASE
     link.send(b"F" + OFFER.pack(frame.digest, frame.size, base))
-    answer, bases, _, _ = socket.recv_fds(link, 1, 1)
-    try:
+    with _received(link) as (answer, bases):
         if answer == b"Y":
-            _send_content(link, _expanded(descriptor, piece, *bases))
+            _send_content(link, _expanded(link, descriptor, piece, *bases))
         elif answer != b"N":
             raise EOFError
+
+
+@contextlib.contextmanager
+def _received(link: socket.socket) -> Iterator[tuple[bytes, list[int]]]:
+    """Receive an answer and the descriptor that may come with it."""
+    answer, descriptors, _, _ = socket.recv_fds(link, 1, 1)
+    try:
+        yield answer, descriptors
     finally:
-        for base_descriptor in bases:
-            os.close(base_descriptor)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
-def _send_content(link: socket.socket, chunks: Iterator[bytes]) -> None:
+def _send_content(link: socket.socket, chunks: Iterator[Chunk]) -> None:
     """Send the chunks of a content in packets, the last one marked."""
-    packet = b""
+    packet: Chunk = b""
     try:
         for chunk in chunks:
             for start in range(0, len(chunk), PACKET):
@@ -158,22 +170,61 @@ def _send_content(link: socket.socket, chunks: Iterator[bytes]) -> None:
 
 
 def _expanded(
-    descriptor: int, piece: Piece, base: int | None = None
-) -> Iterator[bytes]:
-    """Yield the bytes of a content, segment by segment."""
+    link: socket.socket, descriptor: int, piece: Piece, base: int | None = None
+) -> Iterator[Chunk]:
+    """Yield the bytes of a content."""
+    frame, base_of = piece.frame, partial(_base_of, base)
+    if frame.inside is None:
+        yield from _segments(descriptor, piece, base_of)
+        return
+    if frame.inside.members:
+        inner = expand_base(frame.inside.members, partial(_read, base))
+        base_of = partial(_stretch_of, inner)
+    segments = _segments(descriptor, piece, base_of)
+    length = sum(segment.size for segment in frame.segments)
+    yield from put_together(frame.inside, segments, length, partial(_copied, link))
+
+
+def _segments(
+    descriptor: int, piece: Piece, base_of: Callable[[Segment], bytes]
+) -> Iterator[Chunk]:
     position = piece.position
     for segment in piece.frame.segments:
         packed = Stretch(descriptor, position, segment.packed)
-        yield from unpack_segment(
-            packed.stream(), _base_of(segment, base), segment.size
-        )
+        yield from unpack_segment(packed.stream(), base_of(segment), segment.size)
         position += segment.packed
 
 
-def _base_of(segment: Segment, base: int | None) -> bytes:
+def _copied(link: socket.socket, digest: bytes) -> Iterator[Chunk]:
+    """Ask for another content of the build, and yield it."""
+    link.send(b"C" + digest)
+    with _received(link) as (answer, found):
+        if answer != b"Y" or not found:
+            raise CorruptContent("inside", f"content {digest.hex()}", "nothing")
+        with Stretch(found[0], 0, os.fstat(found[0]).st_size) as content:
+            while chunk := content.read(PACKET):
+                yield chunk
+
+
+def _read(base: int | None, offset: int, length: int) -> bytes:
+    if base is None:
+        raise CorruptContent("base", "a content", "nothing")
+    return os.pread(base, length, offset)
+
+
+def _stretch_of(inner: bytes, segment: Segment) -> bytes:
+    start, length, _, _ = segment
+    return _whole(inner[start : start + length], length)
+
+
+def _base_of(base: int | None, segment: Segment) -> bytes:
     if not segment.base_length:
         return b""
     found = os.pread(base, segment.base_length, segment.base_offset) if base else b""
-    if len(found) != segment.base_length:
-        raise CorruptContent("base", f"{segment.base_length} bytes", f"{len(found)}")
+    return _whole(found, segment.base_length)
+
+
+def _whole(found: bytes, length: int) -> bytes:
+    if len(found) != length:
+        raise CorruptContent("base", f"{length} bytes", f"{len(found)}")
     return found

@@ -34,9 +34,10 @@ DELTA: Final = "delta"
 INDEX: Final = "pack.index"
 SPOOL: Final = "pack.spool"
 HAVE: Final = f"{SPOOL}{JOURNAL}"
+INSIDE: Final = "inside"
 FILES: Final = "files"
 CONTENTS: Final = b"contents"
-_PACKED: Final = (DELTA, HAVE, INDEX, SPOOL)
+_PACKED: Final = (DELTA, HAVE, INDEX, INSIDE, SPOOL)
 
 
 class Piece(NamedTuple):
@@ -44,7 +45,7 @@ class Piece(NamedTuple):
 
     Attributes:
         frame: What its index says.
-        file: `DELTA` or `SPOOL`.
+        file: `DELTA`, `SPOOL` or `INSIDE`.
         position: Where its first segment begins in that file.
     """
 
@@ -149,7 +150,7 @@ class Downloads(Closing):
         Call it only in a process that may be taken over by what it reads.
 
         Args:
-            file: `DELTA` or `SPOOL`; it need not be there.
+            file: `DELTA`, `SPOOL` or `INSIDE`; it need not be there.
             refuse: Digests for which a delta pack is not to be used: it, or the
                 installed content it starts from, has proved to be damaged.
 
@@ -157,15 +158,15 @@ class Downloads(Closing):
             Malformed: The index is damaged; what came before is good to try.
             CorruptContent: So is the packed index of a delta pack.
         """
-        frames = self._delta_pieces() if file == DELTA else self._spool_pieces()
+        frames = self._spool_pieces() if file == SPOOL else self._delta_pieces(file)
         for piece in frames:
-            if file != DELTA or piece.frame.digest not in refuse:
+            if file == SPOOL or piece.frame.digest not in refuse:
                 yield piece
 
-    def _delta_pieces(self) -> Iterator[Piece]:
-        if DELTA in self._open:
-            for frame in _delta_frames(self._open[DELTA]):
-                yield Piece(frame, DELTA, frame.offset)
+    def _delta_pieces(self, file: str) -> Iterator[Piece]:
+        if file in self._open:
+            for frame in _delta_frames(self._open[file]):
+                yield Piece(frame, file, frame.offset)
 
     def _spool_pieces(self) -> Iterator[Piece]:
         if not {INDEX, HAVE, SPOOL} <= self._open.keys():

@@ -5,13 +5,19 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from olpc_update_query.errors import CorruptContent, Malformed
-from olpc_update_query.model.pack import Frame, read_pack_index, unpack_segment
+from olpc_update_query.model.delta import MAX_HEADER, DeltaHeader, read_delta_index
+from olpc_update_query.model.pack import (
+    Frame,
+    Segment,
+    read_pack_index,
+    unpack_segment,
+)
 from olpc_update_query.model.wire import Sha256
 from olpc_update_query.system.closing import Closing
 
@@ -93,6 +99,66 @@ class Archive(Closing):
             file.flush()
             with map_file(file) as content:
                 yield content
+
+
+class DeltaArchive(Closing):
+    """A delta pack, or another of its format. Use as a context manager.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        path: The same.
+        header: Its first line.
+
+    Raises:
+        Malformed: It is not one.
+        OSError: It cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "rb")  # noqa: SIM115 - see close
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self._file.close)
+            self.header = DeltaHeader.parse(self._file.readline(MAX_HEADER + 1))
+            if self.header.length != os.fstat(self._file.fileno()).st_size:
+                raise Malformed(path.name, "it is not as long as its header says")
+            on_error.pop_all()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def frames(self) -> Iterator[Frame]:
+        """Return the frames of the index.
+
+        Raises:
+            Malformed, CorruptContent: The index is damaged.
+        """
+        header = self.header
+        whole = Segment(0, 0, header.index_packed, header.index_size)
+        index = b"".join(self.expand(header.index_offset, [whole], b""))
+        return read_delta_index(index, header.frames_offset, header.length)
+
+    def packed(self, frame: Frame) -> BinaryIO:
+        """Return a stream of a content's segments."""
+        return open_stretch(self._file.fileno(), frame.offset, frame.packed)
+
+    def expand(
+        self, offset: int, segments: Iterable[Segment], base: bytes | mmap
+    ) -> Iterator[bytes]:
+        """Yield what segments make.
+
+        Args:
+            offset: Where the first one begins in the file.
+            segments: The segments.
+            base: What they are patches of.
+        """
+        for start, length, packed, size in segments:
+            stream = open_stretch(self._file.fileno(), offset, packed)
+            yield from unpack_segment(stream, base[start : start + length], size)
+            offset += packed
 
 
 def map_file(file: IO[bytes]) -> mmap:

@@ -5,13 +5,16 @@ be made long after the old tree is gone, and is always about what was published.
 """
 
 import contextlib
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from mmap import mmap
 from pathlib import Path
 from shutil import copyfileobj
 from typing import IO, NamedTuple
 
 from olpc_update_query.model.delta import DeltaHeader, encode_delta_frame
+from olpc_update_query.model.inside import MAX_INNER
 from olpc_update_query.model.manifest import Kind, ManifestReader
 from olpc_update_query.model.pack import (
     SEGMENT,
@@ -20,10 +23,16 @@ from olpc_update_query.model.pack import (
     pack_content,
     pack_segment,
 )
-from olpc_update_query.server.archive import Archive, digest_of, map_file
+from olpc_update_query.model.wire import Sha256
+from olpc_update_query.server.archive import (
+    Archive,
+    DeltaArchive,
+    digest_of,
+    map_file,
+)
 from olpc_update_query.server.bases import Windows, choose_bases
 from olpc_update_query.server.packing import (
-    LEVEL,
+    DELTA_LEVEL,
     Content,
     append,
     in_order,
@@ -31,7 +40,14 @@ from olpc_update_query.server.packing import (
     iter_chunks,
     spool,
 )
+from olpc_update_query.server.takeapart import taken_apart
+from olpc_update_query.system.closing import Closing
 
+INSIDE = "inside.pack"
+_MIN_INSIDE = 64 << 10
+_Packed = Sequence[tuple[Segment, bytes]]
+
+_DIGEST = 40  # what a digest and a number take there
 _LINE = 48  # what a patch costs more than a whole content in the packed index
 
 
@@ -54,17 +70,82 @@ def write_delta(old: Path, new: Path, target: Path) -> int:
     with open(old / "contents", "rb") as stream:
         bases = choose_bases(missing, ManifestReader(stream))
     wanted = {base.digest for base in bases.values()}
+    manifest = _patch_manifest(old / "contents", new / "contents")
     with (
         Archive(old, wanted) as old_pack,
         Archive(new, {content.digest for content in missing}) as new_pack,
-        spool((), target.parent) as body,
-        spool((), target.parent) as index,
+        open_inside(new) as inside,
+        _writer(old, new, target.parent) as writer,
     ):
+        made = {frame.digest: frame for frame in inside.frames()} if inside else {}
         patcher = _Patcher(old_pack, new_pack, bases, target.parent)
-        for part in in_order(patcher.make, missing, drop=_Part.close):
-            index.write(encode_delta_frame(part.frame))
-            append(body, part.kept)
-        return _assemble(old, new, target, index, body)
+        rest = [content for content in missing if content.digest not in made]
+        for part in in_order(patcher.make, rest, drop=_Part.close):
+            writer.add(part.frame, part.kept)
+        # last, because they are made of the others
+        for content in missing:
+            if inside and (frame := made.get(content.digest)):
+                chunks = iter_chunks(inside.packed(frame))
+                writer.add(frame, spool(chunks, target.parent))
+        return writer.write(target, manifest)
+
+
+def write_inside(build: Path) -> int:
+    """Write what contents of a build can be made of others of the same build.
+
+    That is worth much for an initrd, which holds many files of its tree once more.
+
+    Args:
+        build: Directory of the build; its ``inside.pack`` is made when there is any.
+
+    Returns:
+        How many contents there are.
+    """
+    with open(build / "contents", "rb") as stream:
+        known = {entry.digest for entry in ManifestReader(stream)}
+    count = 0
+    with Archive(build) as pack, _writer(build, build, build) as writer:
+        for frame in pack.frames.values():
+            if frame.size < _MIN_INSIDE or not _is_packed(frame):
+                continue
+            with pack.hold(frame, build) as content:
+                made = _made_of_others(frame, content, known, build)
+            if made is not None:
+                writer.add(*made)
+                count += 1
+        if count:
+            writer.write(build / INSIDE)
+    return count
+
+
+def _made_of_others(
+    whole: Frame, content: bytes | mmap, known: AbstractSet[bytes], work: Path
+) -> tuple[Frame, IO[bytes]] | None:
+    with taken_apart(content, work) as apart:
+        described = apart.describe(known) if apart else None
+    if described is None or not described[0].copies:
+        return None
+    inside, raw = described
+    parts = list(_patch(raw, b""))
+    segments = tuple(segment for segment, _ in parts)
+    frame = Frame(whole.digest, whole.size, None, 0, segments, inside)
+    if _cost(frame) > whole.packed // 2:
+        return None
+    return frame, spool((packed for _, packed in parts), work)
+
+
+@contextlib.contextmanager
+def open_inside(build: Path) -> Iterator[DeltaArchive | None]:
+    """Open a build's ``inside.pack``; None when it has none."""
+    if not (build / INSIDE).is_file():
+        yield None
+        return
+    with DeltaArchive(build / INSIDE) as archive:
+        yield archive
+
+
+def _writer(old: Path, new: Path, work: Path) -> "_Writer":
+    return _Writer(digest_of(old / "contents"), digest_of(new / "contents"), work)
 
 
 def _missing(old: Path, new: Path) -> list[Content]:
@@ -80,30 +161,50 @@ def _missing(old: Path, new: Path) -> list[Content]:
     return missing
 
 
-def _assemble(
-    old: Path, new: Path, target: Path, index: IO[bytes], body: IO[bytes]
-) -> int:
-    """Put the parts together: header, manifest, index, frames."""
-    manifest, patches = _patch_manifest(old / "contents", new / "contents")
-    index_size = index.tell()
-    index.seek(0)
-    packed_index = b"".join(pack_content(iter_chunks(index), index_size, LEVEL))
-    header = DeltaHeader(
-        old=digest_of(old / "contents"),
-        new=digest_of(new / "contents"),
-        length=0,
-        manifest=manifest,
-        index_packed=len(packed_index),
-        index_size=index_size,
-    )
-    header = _with_length(header, body.tell())
-    body.seek(0)
-    with open(target, "wb") as out:
-        out.write(header.encode())
-        out.writelines(patches)
-        out.write(packed_index)
-        copyfileobj(body, out)
-        return out.tell()
+class _Writer(Closing):
+    """Puts a delta pack together: header, manifest, index, frames.
+
+    Args:
+        old: Digest of the manifest that it starts from.
+        new: Digest of the manifest that it leads to.
+        work: Where what is large is kept meanwhile.
+    """
+
+    def __init__(self, old: Sha256, new: Sha256, work: Path) -> None:
+        self._old, self._new = old, new
+        self._index, self._body = spool((), work), spool((), work)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._index.close()
+        self._body.close()
+
+    def add(self, frame: Frame, kept: IO[bytes]) -> None:
+        """Add a frame, wherever it was before."""
+        self._index.write(encode_delta_frame(frame))
+        append(self._body, kept)
+
+    def write(self, target: Path, manifest: _Packed = ()) -> int:
+        """Write the file and return its length.
+
+        Args:
+            target: The file.
+            manifest: The new manifest's segments.
+        """
+        index_size, body = self._index.tell(), self._body.tell()
+        self._index.seek(0)
+        packed = b"".join(
+            pack_content(iter_chunks(self._index), index_size, DELTA_LEVEL)
+        )
+        segments = tuple(segment for segment, _ in manifest)
+        header = DeltaHeader(self._old, self._new, 0, segments, len(packed), index_size)
+        self._body.seek(0)
+        with open(target, "wb") as out:
+            out.write(_with_length(header, body).encode())
+            out.writelines(patch for _, patch in manifest)
+            out.write(packed)
+            copyfileobj(self._body, out)
+            return out.tell()
 
 
 def _with_length(header: DeltaHeader, body: int) -> DeltaHeader:
@@ -113,10 +214,9 @@ def _with_length(header: DeltaHeader, body: int) -> DeltaHeader:
     return header
 
 
-def _patch_manifest(old: Path, new: Path) -> tuple[tuple[Segment, ...], list[bytes]]:
+def _patch_manifest(old: Path, new: Path) -> _Packed:
     with _mapped(old) as base, _mapped(new) as content:
-        parts = list(_patch(content, base))
-    return tuple(segment for segment, _ in parts), [packed for _, packed in parts]
+        return list(_patch(content, base))
 
 
 def _patch(
@@ -126,7 +226,7 @@ def _patch(
     for offset in range(0, len(content), SEGMENT):
         raw = content[offset : offset + SEGMENT]
         start, length = windows.choose(raw, offset)
-        packed = pack_segment(raw, base[start : start + length], LEVEL)
+        packed = pack_segment(raw, base[start : start + length], DELTA_LEVEL)
         yield Segment(start, length, len(packed), len(raw)), packed
 
 
@@ -153,31 +253,77 @@ class _Patcher:
         """Return the frame, its offset left to be known."""
         whole = self._new.frames[content.digest]
         base = self._bases.get(content.digest)
-        patched = None
-        if base is not None:
+        if base is not None and whole.packed > _LINE:
             patched = self._patched(whole, self._old.frames[base.digest])
-        if patched is not None:
-            return patched
-        chunks = iter_chunks(self._new.packed(whole))
-        return _Part(whole._replace(offset=0), spool(chunks, self._work))
+            if patched is not None:
+                return patched
+        with in_turn(whole.size):
+            chunks = pack_content(self._new.unpack(whole), whole.size, DELTA_LEVEL)
+            kept = spool(chunks, self._work)
+        segment = Segment(0, 0, size_of(kept), whole.size)
+        return _Part(whole._replace(offset=0, segments=(segment,)), kept)
 
     def _patched(self, whole: Frame, base: Frame) -> _Part | None:
-        """Return the patch, or None as soon as it is no smaller than the whole."""
-        room = whole.packed - _LINE
-        if room <= 0:
-            return None
-        segments: list[Segment] = []
+        """Return the patch, or None when it is no smaller than the whole."""
         with (
             in_turn(whole.size + base.size),
             self._new.hold(whole, self._work) as new,
             self._old.hold(base, self._work) as old,
         ):
+            if _is_packed(whole) and (inside := self._patched_inside(whole, new, old)):
+                frame, packed = inside
+                return _Part(
+                    frame._replace(base=base.digest), spool(packed, self._work)
+                )
+            segments: list[Segment] = []
+            room = whole.packed - _LINE
             kept = spool(_patch_within(room, new, old, segments), self._work)
         frame = Frame(whole.digest, whole.size, base.digest, 0, tuple(segments))
         if frame.packed < room:
             return _Part(frame, kept)
         kept.close()
         return None
+
+    def _patched_inside(
+        self, whole: Frame, new: bytes | mmap, old: bytes | mmap
+    ) -> tuple[Frame, list[bytes]] | None:
+        """Return a patch of what is inside, when that is much smaller."""
+        with (
+            taken_apart(new, self._work) as apart,
+            taken_apart(old, self._work) as base,
+        ):
+            if apart is None or base is None or base.flat_size > MAX_INNER:
+                return None
+            described = apart.describe(())
+            if described is None:
+                return None
+            inside, raw = described
+            parts = list(_patch(raw, base.flat()))
+            frame = Frame(
+                *(whole.digest, whole.size, None, 0),
+                tuple(segment for segment, _ in parts),
+                inside._replace(members=base.members()),
+            )
+            packed = [packed for _, packed in parts]
+        return (frame, packed) if _cost(frame) < whole.packed * 3 // 4 else None
+
+
+def size_of(kept: IO[bytes]) -> int:
+    """Return how many bytes were spooled."""
+    size = kept.seek(0, io.SEEK_END)
+    kept.seek(0)
+    return size
+
+
+def _is_packed(frame: Frame) -> bool:
+    """Tell whether zstd could do nothing with a content: it may be compressed."""
+    return frame.packed > frame.size * 7 // 8
+
+
+def _cost(frame: Frame) -> int:
+    """Return about how many bytes a frame takes, its part of the index included."""
+    copies = frame.inside.copies if frame.inside else ()
+    return frame.packed + 2 * _LINE + _DIGEST * len(copies)
 
 
 def _patch_within(

@@ -35,6 +35,7 @@ from olpc_update_query.server.archive import Archive
 from olpc_update_query.server.walk import open_content, unfit
 
 LEVEL = 19
+DELTA_LEVEL = 19
 _CHUNK = 1 << 20
 _AHEAD = 128
 _IN_MEMORY = 256 << 10

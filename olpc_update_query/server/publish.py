@@ -26,7 +26,7 @@ from olpc_update_query.model.pack import pack_content
 from olpc_update_query.model.wire import BuildId, Sha256
 from olpc_update_query.ports import Progress
 from olpc_update_query.server.archive import Archive, digest_of
-from olpc_update_query.server.deltas import write_delta
+from olpc_update_query.server.deltas import write_delta, write_inside
 from olpc_update_query.server.packing import (
     LEVEL,
     Content,
@@ -203,6 +203,8 @@ class _Publisher:
         if sign_order:
             (self.stage / "order").write_bytes(sign_order(facts))
         pack = self._write_pack(contents, facts.contents)
+        self.progress.step("taking apart what is compressed")
+        write_inside(self.stage)
         deltas = {old: self._write_delta(old) for old in delta_from}
         for name in ("contents", "pack.index"):
             _compress(self.stage / name)

@@ -1,7 +1,6 @@
 """Verifies a published build: every frame of every pack, down to the last byte."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from mmap import mmap
@@ -9,15 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from olpc_update_query.errors import CorruptContent, Malformed
-from olpc_update_query.model.delta import (
-    MAX_HEADER,
-    DeltaHeader,
-    read_delta_index,
-)
+from olpc_update_query.model.delta import DeltaHeader
 from olpc_update_query.model.manifest import Kind, ManifestReader
-from olpc_update_query.model.pack import Frame, Segment, unpack_segment
-from olpc_update_query.server.archive import Archive, digest_of, map_file, open_stretch
+from olpc_update_query.model.pack import Frame, unpack_segment
+from olpc_update_query.server.archive import (
+    Archive,
+    DeltaArchive,
+    digest_of,
+    map_file,
+)
 from olpc_update_query.server.packing import in_order
+from olpc_update_query.system.assembly import expand_base, put_together
+from olpc_update_query.system.compressors import Chunk, can_make
 
 
 class Checked(NamedTuple):
@@ -42,7 +44,8 @@ def check_build(build: Path) -> Checked:
     2. The index of the full pack belongs to it, and ``pack.index.zst`` holds the same.
     3. The pack has the contents of the manifest, no more and no fewer, and each is
        what its digest says.
-    4. Each delta pack leads to this manifest, and brings every content that the
+    4. What is made of other contents of the build comes out right.
+    5. Each delta pack leads to this manifest, and brings every content that the
        build it starts from does not have.
 
     Args:
@@ -64,6 +67,7 @@ def check_build(build: Path) -> Checked:
             raise Malformed("pack.index", "it belongs to another manifest")
         _check_names(archive.frames, sizes)
         _prove(lambda frame: _drain(archive.unpack(frame)), archive.frames.values())
+    _check_inside(build, sizes)
     deltas = sorted(build.glob("delta/*.pack"))
     proven = {path.stem: _check_delta(build, path, sizes) for path in deltas}
     unproven = tuple(name for name, is_proven in proven.items() if not is_proven)
@@ -115,18 +119,10 @@ def _drain(chunks: Iterable[bytes]) -> None:
 def _check_delta(build: Path, path: Path, sizes: Mapping[bytes, int]) -> bool:
     """Verify a delta pack; return False where its patches cannot be proven."""
     old = build.parent / path.stem
-    with open(path, "rb") as file:
-        header = DeltaHeader.parse(file.readline(MAX_HEADER + 1))
-        if header.new != digest_of(build / "contents"):
-            raise Malformed(path.name, "it leads to another manifest")
-        if header.length != os.fstat(file.fileno()).st_size:
-            raise Malformed(path.name, "it is not as long as its header says")
-        delta = _Delta(file.fileno(), header)
-        frames = list(delta.frames())
-        for frame in frames:
-            if sizes.get(frame.digest) != frame.size:
-                raise Malformed(path.name, "it brings a content of no file")
-        if not _is(old, header):
+    with Archive(build) as new, DeltaArchive(path) as archive:
+        delta = _Delta(archive, new, sizes)
+        frames = delta.check_index(digest_of(build / "contents"))
+        if not _is(old, archive.header):
             _prove(delta.prove_whole, frames)
             return False
         have = _read_manifest(old / "contents").keys()
@@ -143,53 +139,90 @@ def _is(old: Path, header: DeltaHeader) -> bool:
     return manifest.is_file() and digest_of(manifest) == header.old
 
 
+def _check_inside(build: Path, sizes: Mapping[bytes, int]) -> None:
+    """Verify the contents that are made of others of the same build."""
+    path = build / "inside.pack"
+    if not path.is_file():
+        return
+    with Archive(build) as new, DeltaArchive(path) as archive:
+        delta = _Delta(archive, new, sizes)
+        frames = delta.check_index(digest_of(build / "contents"))
+        _prove(partial(delta.prove, new), frames)
+
+
 class _Delta:
-    """An open delta pack."""
+    """An open delta pack of a build."""
 
-    def __init__(self, descriptor: int, header: DeltaHeader) -> None:
-        self._descriptor, self._header = descriptor, header
+    def __init__(
+        self, archive: DeltaArchive, new: Archive, sizes: Mapping[bytes, int]
+    ) -> None:
+        self._archive, self._new, self._sizes = archive, new, sizes
+        self._name = archive.path.name
 
-    def frames(self) -> Iterator[Frame]:
-        """Return the frames of the index."""
-        header = self._header
-        whole = Segment(0, 0, header.index_packed, header.index_size)
-        index = b"".join(self._expand(header.index_offset, [whole], b""))
-        return read_delta_index(index, header.frames_offset, header.length)
+    def check_index(self, contents: str) -> list[Frame]:
+        """Return the frames, if they can be of the build.
 
-    def _expand(
-        self, offset: int, segments: Iterable[Segment], base: bytes | mmap
-    ) -> Iterator[bytes]:
-        for start, length, packed, size in segments:
-            stream = open_stretch(self._descriptor, offset, packed)
-            yield from unpack_segment(stream, base[start : start + length], size)
-            offset += packed
+        Args:
+            contents: Digest of the build's manifest.
+        """
+        if self._archive.header.new != contents:
+            raise Malformed(self._name, "it leads to another manifest")
+        frames = list(self._archive.frames())
+        for frame in frames:
+            if self._sizes.get(frame.digest) != frame.size:
+                raise Malformed(self._name, "it brings a content of no file")
+        return frames
 
     def prove_manifest(self, old: Path) -> None:
         """Make the new manifest of the old one."""
-        header = self._header
+        header = self._archive.header
         with open(old, "rb") as file, map_file(file) as base:
-            chunks = self._expand(header.manifest_offset, header.manifest, base)
+            offset = header.manifest_offset
+            chunks = self._archive.expand(offset, header.manifest, base)
             _compare("delta's manifest", header.new, _hash(chunks))
 
     def prove_whole(self, frame: Frame) -> None:
         """Expand a content that is no patch."""
-        if frame.base is None:
-            chunks = self._expand(frame.offset, frame.segments, b"")
-            _compare(f"delta at {frame.offset}", frame.digest.hex(), _hash(chunks))
+        if frame.base is None and frame.inside is None:
+            self._compare(frame, self._expand(frame, b""))
 
     def prove(self, bases: Archive, frame: Frame) -> None:
-        """Expand any content."""
+        """Expand any content that this machine can make."""
+        if frame.inside is not None and not all(map(can_make, frame.inside.parts)):
+            return
         if frame.base is None:
-            self.prove_whole(frame)
+            self._compare(frame, self._expand(frame, b""))
             return
         if frame.base not in bases.frames:
             raise Malformed("delta", "a base is not in the build it starts from")
         with bases.hold(bases.frames[frame.base]) as base:
-            chunks = self._expand(frame.offset, frame.segments, base)
-            _compare(f"delta at {frame.offset}", frame.digest.hex(), _hash(chunks))
+            self._compare(frame, self._expand(frame, base))
+
+    def _expand(self, frame: Frame, base: bytes | mmap) -> Iterable[Chunk]:
+        if frame.inside is None:
+            return self._archive.expand(frame.offset, frame.segments, base)
+        if frame.inside.members:
+            read = partial(_read, base)
+            base = expand_base(frame.inside.members, read)
+        segments = self._archive.expand(frame.offset, frame.segments, base)
+        length = sum(segment.size for segment in frame.segments)
+        return put_together(frame.inside, segments, length, self._copied)
+
+    def _copied(self, digest: bytes) -> Iterator[Chunk]:
+        if digest not in self._new.frames:
+            raise Malformed(self._name, "a content that it copies is not in the build")
+        return self._new.unpack(self._new.frames[digest])
+
+    def _compare(self, frame: Frame, chunks: Iterable[Chunk]) -> None:
+        name = f"{self._name} at {frame.offset}"
+        _compare(name, frame.digest.hex(), _hash(chunks))
 
 
-def _hash(chunks: Iterable[bytes]) -> str:
+def _read(base: bytes | mmap, offset: int, length: int) -> bytes:
+    return base[offset : offset + length]
+
+
+def _hash(chunks: Iterable[Chunk]) -> str:
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)

@@ -6,8 +6,10 @@ from dataclasses import replace
 from functools import cache
 from typing import Final
 
+from olpc_update_query.model.inside import MAX_COPIES, MAX_INNER, MAX_PARTS
 from olpc_update_query.model.messages import MAX_INTERVAL, MIN_INTERVAL, Answer
 from olpc_update_query.model.orders import MAX_MANIFEST, Order
+from olpc_update_query.model.pack import Frame
 from olpc_update_query.model.wire import format_time
 from olpc_update_query.trust.keys import KeyRing, PublicKey, Role
 from olpc_update_query.trust.lease import MAX_LEASE_LINE, Lease, lease_text, parse_line
@@ -149,3 +151,12 @@ def check_order(order: Order) -> None:
 def _names(order: Order) -> Iterator[str]:
     yield order.build
     yield order.contents
+
+
+def need_bounded(frame: Frame) -> None:
+    """Insist that what is to be held in memory is little."""
+    if frame.inside is not None:
+        held = sum(member.skip + member.size for member in frame.inside.members)
+        need(held <= MAX_INNER, "the inside of a base is too large")
+        need(len(frame.inside.copies) <= MAX_COPIES, "there are too many copies")
+        need(len(frame.inside.parts) <= MAX_PARTS, "there are too many parts")

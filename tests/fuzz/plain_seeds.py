@@ -5,6 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from olpc_update_query.model import inside
 from olpc_update_query.model.delta import (
     DeltaHeader,
     encode_delta_frame,
@@ -150,7 +151,33 @@ def deltas() -> dict[str, bytes]:
         "good-sample": line + _sample_index(),
         "good-empty": _delta([], []),
         "good-patches": _delta([most, Segment(0, 0, 1, 1)], patches),
+        "good-inside": _delta([], _taken_apart()),
     }
+
+
+def _taken_apart() -> list[Frame]:
+    """Return frames of contents taken apart, of every kind."""
+    other, kind = sha256(b"other").digest(), inside.Kind
+    initrd = inside.Inside(
+        (
+            inside.Part(kind.RAW, 10),
+            inside.Part(kind.ZSTD, 130 << 20, (9, 1, 10504)),
+            inside.Part(kind.XZ, 70_000, (6, 1, 1 << 20, 1)),
+        ),
+        (),
+        (inside.Copy(110, other), inside.Copy(0, _DIGEST)),
+    )
+    manual = inside.Inside(
+        (inside.Part(kind.DEFLATE, 900, (9, 9)),),
+        (
+            inside.Member(kind.DEFLATE, 10, 20, 30),
+            inside.Member(kind.XZ, 0, 1, inside.MAX_INNER - 60),
+        ),
+    )
+    return [
+        Frame(_DIGEST, 500, other, 0, (Segment(0, 60, 20, 900),), manual),
+        Frame(other, 30 << 20, None, 0, (Segment(0, 0, 9, SEGMENT),), initrd),
+    ]
 
 
 def _sample_index() -> bytes:

@@ -57,6 +57,7 @@ from tests.fuzz.invariants import (
     check_order,
     check_signed,
     need,
+    need_bounded,
     need_plain,
     trusted_ring,
 )
@@ -274,7 +275,9 @@ def _check_frames(frames: Iterable[Frame], offset: int, end: int) -> None:
         numbers = [number for segment in frame.segments for number in segment]
         need(min(numbers, default=0) >= 0, "a length is negative")
         total = sum(segment.size for segment in frame.segments)
-        need(total == frame.size, "a content has another size than its segments")
+        same = frame.inside is not None or total == frame.size
+        need(same, "a content has another size than its segments")
+        need_bounded(frame)
         offset += frame.packed
     need(offset == end, "frames do not fill the file")
 

@@ -46,7 +46,7 @@ PATCH_LINE = (
 WHOLE_LINE = b'["%s",300,7]\n' % ONE.encode()
 DELTA = DeltaHeader(OLD, NEW, 500, (Segment(0, 90, 30, 100),), 40, 60)
 DELTA_LINE = (
-    f'["olpc-update-delta",1,{{"from":"{OLD}","index":[40,60],"length":500,'
+    f'["olpc-update-delta",2,{{"from":"{OLD}","index":[40,60],"length":500,'
     f'"manifest":[[0,90,30,100]],"to":"{NEW}"}}]\n'
 ).encode()
 
@@ -67,7 +67,7 @@ def test_delta_header() -> None:
         pytest.param(b"", id="nothing"),
         pytest.param(DELTA_LINE[:-1], id="no newline"),
         pytest.param(DELTA_LINE.replace(b"-delta", b"-pack"), id="another format"),
-        pytest.param(DELTA_LINE.replace(b",1,", b",2,"), id="another version"),
+        pytest.param(DELTA_LINE.replace(b",2,", b",1,"), id="another version"),
         pytest.param(DELTA_LINE.replace(b'"to"', b'"at"'), id="another field"),
         pytest.param(DELTA_LINE.replace(b'"to"', b'"sum":1,"to"'), id="a field more"),
         pytest.param(DELTA_LINE.replace(b"[40,60]", b"[40]"), id="half an index"),

@@ -1,5 +1,6 @@
 """Expanding what was downloaded, by whomever, and what hostile packs come to."""
 
+import gzip
 import hashlib
 import os
 import random
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from olpc_update_query.model.delta import encode_delta_frame
+from olpc_update_query.model.inside import Copy, Inside, Kind, Member, Part
 from olpc_update_query.model.pack import Frame, Segment, pack_segment
 from olpc_update_query.perform_update import expand as module
 from olpc_update_query.perform_update.expand import Expanded, Wishes, expand
@@ -163,6 +165,110 @@ def test_a_spool_that_is_still_growing_gives_what_is_whole(bench: Bench) -> None
     bench.sizes = {digest: len(content) for digest, content in contents.items()}
     assert bench.expand().bad == set()
     assert bench.found() == names(*list(contents.values())[:-1])
+
+
+# --- contents taken apart -------------------------------------------------------------
+
+
+def put_inside(
+    bench: Bench, content: bytes, inside: Inside, raw: bytes, *more: Patch
+) -> None:
+    """Leave a delta pack with a content that is put together, and others before it."""
+    index, frames = b"", b""
+    for patch in more:
+        frame, packed = patch.frame(len(frames))
+        index += encode_delta_frame(frame)
+        frames += packed
+    packed = pack_segment(raw, b"", 3)
+    segments = (Segment(0, 0, len(packed), len(raw)),)
+    frame = Frame(sha(content), len(content), None, 0, segments, inside)
+    bench.put_raw(index + encode_delta_frame(frame), frames + packed)
+    bench.sizes[sha(content)] = len(content)
+
+
+def deflated(size: int) -> Part:
+    return Part(Kind.DEFLATE, size, (9, 8))
+
+
+def gzipped(content: bytes) -> bytes:
+    return gzip.compress(content, 9, mtime=0)
+
+
+def test_a_content_is_made_of_others_of_its_build(bench: Bench, tmp_path: Path) -> None:
+    installed = b"installed already" * 20
+    bench.bases[sha(installed)] = tmp_path / "installed"
+    (tmp_path / "installed").write_bytes(installed)
+    inner = b"<" + ONE + b"|" + installed + b">"
+    content = gzipped(inner)
+    copies = (Copy(11, sha(ONE)), Copy(1, sha(installed)))
+    parts = (Part(Kind.RAW, 10), deflated(len(inner)), Part(Kind.RAW, 8))
+    raw = content[:10] + b"<|>" + content[-8:]
+    put_inside(bench, content, Inside(parts, (), copies), raw, Patch(ONE), Patch(TWO))
+    assert bench.expand().bad == set()
+    assert bench.found() == names(ONE, TWO, content)
+
+
+def test_a_patch_of_what_is_inside(bench: Bench, tmp_path: Path) -> None:
+    old, inner = gzipped(TWO), TWO[:-1] + b"?"
+    content = gzipped(inner)
+    raw = content[:10] + inner + content[-8:]
+    base = old[:10] + TWO + old[-8:]
+    packed = pack_segment(raw, base, 3)
+    member = Member(Kind.DEFLATE, 10, len(old) - 18, len(TWO))
+    parts = (Part(Kind.RAW, 10), deflated(len(inner)), Part(Kind.RAW, 8))
+    segments = (Segment(0, len(base), len(packed), len(raw)),)
+    inside = Inside(parts, (member,))
+    frame = Frame(sha(content), len(content), sha(old), 0, segments, inside)
+    bench.put_raw(encode_delta_frame(frame), packed)
+    bench.sizes[sha(content)] = len(content)
+    bench.expand()
+    assert bench.found() == set(), "without its base"
+    bench.bases[sha(old)] = tmp_path / "old.gz"
+    (tmp_path / "old.gz").write_bytes(old)
+    assert bench.expand().bad == set()
+    assert bench.found() == names(content)
+    os.unlink(bench.store / sha(content).hex())
+    (tmp_path / "old.gz").write_bytes(old[:-9])
+    assert bench.expand().bad == {DELTA}, "with a damaged base"
+
+
+RAW = Part(Kind.RAW, 30)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        pytest.param(
+            Inside((Part(Kind.RAW, 30),), (), (Copy(0, sha(b"?")),)), id="gone"
+        ),
+        pytest.param(Inside((Part(Kind.RAW, 31),)), id="more than there is"),
+        pytest.param(Inside((Part(Kind.RAW, 29),)), id="less than there is"),
+        pytest.param(Inside(()), id="of nothing"),
+        pytest.param(
+            Inside((Part(Kind.RAW, 9),), (), (Copy(31, sha(ONE)),)), id="skips"
+        ),
+        pytest.param(Inside((Part(Kind.ZSTD, 30, (9, 1, 1)),)), id="another release"),
+        pytest.param(Inside((Part(Kind.XZ, 30, (6, 1, 1 << 31, 0)),)), id="memory"),
+        pytest.param(Inside((deflated(30),)), id="other bytes"),
+        pytest.param(Inside((RAW,), (Member(Kind.ZSTD, 0, 9, 9),)), id="no base"),
+    ],
+)
+def test_a_hostile_description_costs_one_content(bench: Bench, inside: Inside) -> None:
+    put_inside(bench, b"never made", inside, b"x" * 30, Patch(ONE), Patch(TWO))
+    assert bench.expand().bad == {DELTA}
+    assert bench.found() == names(ONE, TWO)
+
+
+def test_contents_cannot_be_asked_for_without_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_COPIES", 3)
+    copies = (Copy(0, sha(ONE)),) * 4
+    content = ONE * 4
+    parts = (Part(Kind.RAW, len(content)),)
+    put_inside(bench, content, Inside(parts, (), copies), b"", Patch(ONE), Patch(TWO))
+    assert bench.expand().bad == {DELTA}
+    assert bench.found() == names(ONE, TWO)
 
 
 # --- what is wrong ------------------------------------------------------------------

@@ -1,15 +1,15 @@
 """Deltas: small, and they lead from one build to the other."""
 
+import gzip
 import hashlib
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from olpc_update_query.errors import (
-    CorruptContent,
-)
+from olpc_update_query.errors import CorruptContent, Malformed
 from olpc_update_query.model.delta import DeltaHeader, read_delta_index
 from olpc_update_query.model.pack import (
     BASE_WINDOW,
@@ -24,6 +24,8 @@ from olpc_update_query.server.publish import (
 )
 from olpc_update_query.server.verify import Checked
 from tests.server.published import FIRST, SECOND, THIRD, entries, flip, noise
+from tests.server.test_takeapart import cpio
+from tests.system.test_compressors import text
 from tests.trees import (
     Spec,
     build_tree,
@@ -117,7 +119,7 @@ def test_what_resembles_nothing_is_whole(tmp_path: Path, builds: Path) -> None:
 def test_a_large_file_is_patched_in_segments(
     tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("olpc_update_query.server.deltas.LEVEL", 16)
+    monkeypatch.setattr("olpc_update_query.server.deltas.DELTA_LEVEL", 16)
     content = noise(20 << 20)
     moved = noise(3 << 20, 1) + content[: 9 << 20] + content[13 << 20 :]
     (frame,) = publish_pair(tmp_path, builds, {"a": content}, {"a": moved})
@@ -153,3 +155,57 @@ def test_a_damaged_base_is_no_base(tmp_path: Path, builds: Path) -> None:
     with pytest.raises(CorruptContent):
         publish.publish(builds, tree, SECOND, delta_from=[FIRST])
     assert sorted(os.listdir(builds)) == [".lock", "1"]
+
+
+# --- contents taken apart -------------------------------------------------------
+
+
+def initrd(tmp_path: Path, **files: bytes) -> bytes:
+    (tmp_path / "cpio").write_bytes(cpio({"init": b"#!/bin/sh\n", **files}))
+    words = ["zstd", "-q9c", str(tmp_path / "cpio")]
+    return subprocess.run(words, stdout=-1, check=True).stdout
+
+
+def test_a_compressed_file_is_patched_inside(tmp_path: Path, builds: Path) -> None:
+    old = text(60_000)
+    new = b"a new line first\n" + old[:30_000] + b"!" + old[30_000:]
+    before = build_tree(tmp_path / "before", {"log.gz": gzip.compress(old, mtime=0)})
+    after = build_tree(tmp_path / "after", {"log.gz": gzip.compress(new, mtime=0)})
+    publish.publish(builds, before, FIRST)
+    publish.publish(builds, after, SECOND, delta_from=[FIRST])
+    ((frame,), _) = read_delta(builds / "2/delta/1.pack")[1:]
+    assert frame.inside is not None
+    assert frame.packed < 500 < frame.size
+    assert check_build(builds / "2").unproven == ()
+
+
+@pytest.mark.needs("zstd")
+def test_an_initrd_is_made_of_other_contents(tmp_path: Path, builds: Path) -> None:
+    one, two, three = text(400_000), text(300_000), text(300_001)
+    old: Spec = {"initrd": initrd(tmp_path, one=one, two=two), "one": one, "two": two}
+    new: Spec = {"initrd": initrd(tmp_path, one=one, x=three), "one": one, "x": three}
+    publish.publish(builds, build_tree(tmp_path / "before", old), FIRST)
+    publish.publish(
+        builds, build_tree(tmp_path / "after", new), SECOND, delta_from=[FIRST]
+    )
+    whole = (builds / "2/inside.pack").stat().st_size
+    assert whole < 1500 < len(new["initrd"])  # type: ignore[arg-type] # it is bytes
+    frames = read_delta(builds / "2/delta/1.pack")[1]
+    assert [frame.inside is None for frame in frames] == [True, False], "it comes last"
+    assert check_build(builds / "2").unproven == ()
+
+
+@pytest.mark.needs("zstd")
+def test_damage_of_what_is_made_of_others_is_found(
+    tmp_path: Path, builds: Path
+) -> None:
+    one = text(400_000)
+    spec: Spec = {"initrd": initrd(tmp_path, one=one), "one": one}
+    publish.publish(builds, build_tree(tmp_path / "tree", spec), FIRST)
+    path = builds / "1/inside.pack"
+    _, (frame,), data = read_delta(path)
+    flip(path, frame.offset + frame.packed // 2)
+    with pytest.raises((CorruptContent, Malformed)):
+        check_build(builds / "1")
+    path.write_bytes(data)
+    check_build(builds / "1")

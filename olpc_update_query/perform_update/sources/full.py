@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from olpc_update_query import errors
+from olpc_update_query.model.delta import MAX_HEADER, DeltaHeader
 from olpc_update_query.model.pack import (
     PackHeader,
     coalesce,
@@ -25,11 +26,20 @@ from olpc_update_query.perform_update.sources.spool import (
     need_room,
 )
 from olpc_update_query.perform_update.spans import Span
-from olpc_update_query.perform_update.store import HAVE, INDEX, SPOOL, Downloads
+from olpc_update_query.perform_update.store import (
+    HAVE,
+    INDEX,
+    INSIDE,
+    SPOOL,
+    Downloads,
+)
 from olpc_update_query.system.files import disk_errors
 
 PACK = "pack"
 _SLACK = 64 * 1024
+_MUCH = 2 << 20
+"""Bytes to fetch from which on it may pay to make one content of others, and the most
+that the description of how to do it may take."""
 
 
 def fetch_manifest(intake: Intake, crew: Crew) -> None:
@@ -69,6 +79,7 @@ def fetch_ranges(intake: Intake, crew: Crew) -> bool:
     """
     if not (intake.directory / INDEX).exists():
         _fetch_index(intake, crew)
+        _fetch_inside(intake, crew)
     try:
         fetched = _fetch_frames(intake, crew)
     except AnotherFile:
@@ -180,6 +191,30 @@ def _fill_whole(
         download.fetch_all()
     finally:
         intake.credit("manifest", max(spool.have.total - before, 0))
+
+
+def _fetch_inside(intake: Intake, crew: Crew) -> None:
+    """Fetch what contents can be made of others of the build, if that may pay."""
+    target = intake.directory / INSIDE
+    if intake.wanted or target.exists() or intake.needs().size < _MUCH:
+        return
+
+    def accept(file: BinaryIO) -> None:
+        header = DeltaHeader.parse(file.readline(MAX_HEADER + 1))
+        if header.new != intake.order.contents:
+            raise errors.Malformed(INSIDE, "it is of another build")
+        file.seek(0)
+        fresh = target.with_suffix(".new")
+        write_hashed(fresh, iter(lambda: file.read(_SLACK), b""), _MUCH)
+        with disk_errors(target):
+            os.rename(fresh, target)
+
+    try:
+        _fetch_whole(intake, crew, f"{INSIDE}.pack", _MUCH, accept)
+    except (errors.BuildNotFound, *_WRONG) as reason:
+        intake.progress.step(f"nothing can be made of other contents: {reason}")
+    else:
+        intake.look_again()
 
 
 def _fetch_index(intake: Intake, crew: Crew) -> None:

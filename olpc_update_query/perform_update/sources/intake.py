@@ -27,6 +27,7 @@ from olpc_update_query.perform_update.store import (
     FILES,
     HAVE,
     INDEX,
+    INSIDE,
     SPOOL,
     Downloads,
     Piece,
@@ -34,6 +35,7 @@ from olpc_update_query.perform_update.store import (
 )
 from olpc_update_query.ports import Clock, Progress
 from olpc_update_query.system.closing import Closing
+from olpc_update_query.system.compressors import can_make
 from olpc_update_query.system.files import disk_errors, fsync_directory
 
 CONTENTS: Final = "contents"
@@ -209,19 +211,21 @@ class Intake(Closing):
         return needs
 
     def _meet_from_packs(self, needs: Needs, downloads: Downloads) -> None:
-        for file, names in ((DELTA, (DELTA,)), (SPOOL, (SPOOL, HAVE, INDEX))):
+        for file, *more in ((DELTA,), (SPOOL, HAVE, INDEX), (INSIDE,)):
             try:
                 for piece in downloads.pieces(file):
                     if self._is_usable(piece):
                         needs.meet(piece.frame.digest)
             except (errors.Malformed, errors.CorruptContent) as reason:
                 self.progress.step(f"what was fetched is damaged and dropped: {reason}")
-                downloads.drop(*names)
+                downloads.drop(file, *more)
 
     def _is_usable(self, piece: Piece) -> bool:
         """Say whether a content can be made from what is there."""
-        base = piece.frame.base
+        base, inside = piece.frame.base, piece.frame.inside
         if piece.frame.digest in self.wanted:
+            return False
+        if inside is not None and not all(map(can_make, inside.parts)):
             return False
         return (
             base is None
