@@ -34,7 +34,7 @@ from olpc_update_query.ports import Progress
 from olpc_update_query.server.archive import Archive
 from olpc_update_query.server.walk import open_content, unfit
 
-LEVEL = 19
+LEVEL = 9
 DELTA_LEVEL = 19
 _CHUNK = 1 << 20
 _AHEAD = 128
