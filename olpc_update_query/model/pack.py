@@ -299,7 +299,7 @@ def parse_pack_header(line: bytes) -> PackHeader:
 def _read_pack_frames(stream: BinaryIO, header: PackHeader) -> Iterator[Frame]:
     count = offset = 0
     while line := stream.readline(MAX_LINE):
-        frame = _parse_pack_frame(line, offset)
+        frame = parse_pack_frame(line, offset)
         count += 1
         offset += frame.packed
         yield frame
@@ -307,7 +307,16 @@ def _read_pack_frames(stream: BinaryIO, header: PackHeader) -> Iterator[Frame]:
         raise Malformed(_FORMAT, "the header counts other frames")
 
 
-def _parse_pack_frame(line: bytes, offset: int) -> Frame:
+def parse_pack_frame(line: bytes, offset: int) -> Frame:
+    """Read a line of a full pack's index that is not the first.
+
+    Args:
+        line: The line with its newline.
+        offset: Where the frame begins in the pack.
+
+    Raises:
+        Malformed: It is not one.
+    """
     match parse_line(line):
         case [digest, packed, size]:
             segment = Segment(0, 0, read_count(packed), read_count(size))

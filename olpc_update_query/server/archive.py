@@ -15,11 +15,15 @@ from olpc_update_query.model.delta import MAX_HEADER, DeltaHeader, read_delta_in
 from olpc_update_query.model.pack import (
     Frame,
     Segment,
+    parse_pack_frame,
     read_pack_index,
     unpack_segment,
 )
 from olpc_update_query.model.wire import Sha256
 from olpc_update_query.system.closing import Closing
+
+LINES = "pack.lines"
+"""The index of a pack while it is written: what a kill leaves can be used again."""
 
 _IN_MEMORY = 8 << 20
 
@@ -99,6 +103,26 @@ class Archive(Closing):
             file.flush()
             with map_file(file) as content:
                 yield content
+
+
+class Remains(Archive):
+    """A full pack that somebody did not finish writing; like `Archive`.
+
+    Args:
+        path: The directory of the build that it was to be.
+    """
+
+    def __init__(self, path: Path) -> None:  # no index: the parent's does not fit
+        self.path, self.contents, self.frames = path, Sha256(""), {}
+        self._pack = open(path / "pack", "rb", buffering=0)  # noqa: SIM115 - see close
+        size, offset = os.fstat(self._pack.fileno()).st_size, 0
+        with open(path / LINES, "rb") as lines, contextlib.suppress(Malformed):
+            for line in lines:
+                frame = parse_pack_frame(line, offset)
+                offset += frame.packed
+                if offset > size:
+                    break
+                self.frames[frame.digest] = frame
 
 
 class DeltaArchive(Closing):

@@ -10,7 +10,6 @@ import hashlib
 import os
 import tempfile
 import threading
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +30,7 @@ from olpc_update_query.model.pack import (
 )
 from olpc_update_query.model.wire import Sha256
 from olpc_update_query.ports import Progress
-from olpc_update_query.server.archive import Archive
+from olpc_update_query.server.archive import LINES, Archive
 from olpc_update_query.server.walk import open_content, unfit
 
 LEVEL = 9
@@ -153,6 +152,9 @@ def write_pack(
 ) -> int:
     """Write ``pack`` and ``pack.index``.
 
+    Beside them `LINES` is left, from which a killed publication goes on; whoever calls
+    removes it.
+
     Args:
         target: The build's directory.
         tree: The tree with the contents.
@@ -168,19 +170,19 @@ def write_pack(
         UnfitTree: A file is not what it was when it was hashed.
     """
     packer = _Packer(os.fsencode(tree), target, archives)
-    lengths = array("Q")
     total = sum(content.size for content in contents)
     done = 0
-    with open(target / "pack", "wb") as out:
+    with open(target / "pack", "wb") as out, open(target / LINES, "w+b") as lines:
         results = in_order(packer.pack, contents, drop=close)
         for content, kept in zip(contents, results, strict=True):
-            lengths.append(append(out, kept))
+            lines.write(_index_line(content, append(out, kept)))
             done += content.size
             progress.transferred(done, total)
         length = out.tell()
-    with open(target / "pack.index", "wb") as index:
-        index.write(encode_pack_header(PackHeader(manifest, len(contents), length)))
-        index.writelines(map(_index_line, contents, lengths))
+        lines.seek(0)
+        with open(target / "pack.index", "wb") as index:
+            index.write(encode_pack_header(PackHeader(manifest, len(contents), length)))
+            copyfileobj(lines, index)
     return length
 
 

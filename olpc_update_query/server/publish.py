@@ -25,7 +25,7 @@ from olpc_update_query.model.manifest import (
 from olpc_update_query.model.pack import pack_content
 from olpc_update_query.model.wire import BuildId, Sha256
 from olpc_update_query.ports import Progress
-from olpc_update_query.server.archive import Archive, digest_of
+from olpc_update_query.server.archive import LINES, Archive, Remains, digest_of
 from olpc_update_query.server.deltas import write_delta, write_inside
 from olpc_update_query.server.packing import (
     LEVEL,
@@ -51,6 +51,7 @@ NORMAL_TIME_NS = 315_532_800 * 1_000_000_000
 """What ``normalize_times`` gives every path: 1980-01-01, which any format can hold."""
 
 _STAGE = ".tmp-"
+_LEFT = ".left"
 
 
 class OrderFacts(NamedTuple):
@@ -162,11 +163,11 @@ def _published(builds: Path) -> list[Path]:
 def _staged(builds: Path, build: BuildId) -> Iterator[Path]:
     """Make a build under another name; give it its own when the block succeeds.
 
-    What an earlier attempt left behind goes first: the lock says that nobody is at it.
+    What attempts left behind that were killed is put aside, as far as it is of use, and
+    goes at the end: the lock says that nobody is at it.
     """
-    for left in builds.glob(f"{_STAGE}*"):
-        shutil.rmtree(left)
     stage = builds / f"{_STAGE}{build}"
+    _put_aside(builds, stage)
     stage.mkdir()
     try:
         yield stage
@@ -175,7 +176,25 @@ def _staged(builds: Path, build: BuildId) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
+    shutil.rmtree(builds / _LEFT, ignore_errors=True)
     fsync_directory(builds)
+
+
+def _put_aside(builds: Path, stage: Path) -> None:
+    """Keep the longer of two packs that were begun: of this attempt, or before it."""
+    left = builds / _LEFT
+    if _begun(stage) > _begun(left):
+        shutil.rmtree(left, ignore_errors=True)
+        stage.rename(left)
+    for path in builds.glob(f"{_STAGE}*"):
+        shutil.rmtree(path)
+
+
+def _begun(directory: Path) -> int:
+    """Return how much of a pack is there; 0 without the lines that say what it is."""
+    if not (directory / LINES).is_file():
+        return 0
+    return (directory / "pack").stat().st_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +225,7 @@ class _Publisher:
         self.progress.step("taking apart what is compressed")
         write_inside(self.stage)
         deltas = {old: self._write_delta(old) for old in delta_from}
+        (self.stage / LINES).unlink()
         for name in ("contents", "pack.index"):
             _compress(self.stage / name)
         for path in (self.stage, *self.stage.rglob("*")):
@@ -242,6 +262,9 @@ class _Publisher:
         self.progress.step(f"packing {len(contents):,} contents")
         with ExitStack() as stack:
             archives: list[Archive] = []
+            if _begun(self.builds / _LEFT):
+                self.progress.step("going on where an earlier attempt was killed")
+                archives.append(stack.enter_context(Remains(self.builds / _LEFT)))
             wanted = {content.digest for content in contents}
             for path in _published(self.builds):
                 try:

@@ -1,5 +1,6 @@
 """Publishing: what a tree becomes, and that it is the same again and whole."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -282,6 +283,38 @@ def test_what_is_packed_already_is_not_packed_again(
     publish.publish(builds, tree, SECOND)
     assert packed == [3000]
     check_build(builds / "2")
+
+
+class Killer:
+    """A progress that kills the program half-way."""
+
+    def step(self, text: str) -> None:
+        pass
+
+    def transferred(self, done: int, total: int) -> None:
+        if done > total // 2:
+            os._exit(9)
+
+
+def test_a_publication_that_was_killed_is_gone_on_with(
+    tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec: Spec = {f"{number:03}": noise(50_000, number) for number in range(300)}
+    tree = build_tree(tmp_path / "tree", spec)
+    publish.publish(builds.with_name("others"), tree, FIRST)
+    for _ in range(2):
+        if (pid := os.fork()) == 0:
+            with contextlib.suppress(BaseException):
+                publish.publish(builds, tree, FIRST, progress=Killer())
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    packed = count_packed(monkeypatch)
+    publish.publish(builds, tree, FIRST)
+    assert 50 < len(packed) < 250
+    assert sorted(os.listdir(builds)) == [".lock", "1"]
+    for name in ("pack", "pack.index"):
+        other = builds.with_name("others") / "1" / name
+        assert (builds / "1" / name).read_bytes() == other.read_bytes()
 
 
 def test_a_damaged_frame_is_made_anew(
