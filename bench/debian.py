@@ -26,11 +26,18 @@ _UPDATES = (
     f"deb {_SECURITY} bookworm-security main",
 )
 _PACKAGES = (
-    *("linux-image-amd64", "initramfs-tools", "zstd", "systemd-sysv", "dbus", "udev"),
+    *(
+        "linux-image-cloud-amd64",
+        "initramfs-tools",
+        "zstd",
+        "systemd-sysv",
+        "dbus",
+        "udev",
+    ),
     *("kmod", "iproute2", "network-manager", "openssh-client", "locales", "man-db"),
     *("python3", "python3-requests", "python3-cryptography", "ca-certificates"),
     *("xserver-xorg-core", "xserver-xorg-input-libinput", "lightdm", "xfce4-panel"),
-    *("xfce4-session", "xfce4-terminal", "xfwm4", "xfdesktop4", "thunar", "evince"),
+    *("xfce4-session", "xfce4-terminal", "xfwm4", "xfdesktop4", "thunar"),
     *("sucrose", "fonts-dejavu-core", "fonts-noto-core", "vim-tiny", "less"),
 )
 _FIXED = "/^(libssl3|openssl|libglib2.0-0|libglib2.0-bin|libexpat1|libxml2|libc6)$/"

@@ -22,10 +22,11 @@ OLD, NEW = "760", "762"
 
 
 class Sample(NamedTuple):
-    """One run: its cost, and what crossed the wire."""
+    """One run: its cost, what crossed the wire, and bytes of disk it took."""
 
     cost: Cost
     traffic: Traffic
+    disk: int = 0
 
 
 def main() -> None:
@@ -41,7 +42,11 @@ def main() -> None:
         trees.make_second(old, new)
     bench = Bench(scratch, old.resolve(), new.resolve())
     published = bench.publish()
-    ways = {"olpc-update-query": bench.ours, "rsync --link-dest -z": bench.rsync}
+    ways = {
+        "ours, delta pack": bench.ours,
+        "ours, ranges of full pack": bench.ours_without_delta,
+        "rsync --link-dest -z": bench.rsync,
+    }
     table: dict[str, list[Sample]] = {name: [] for name in ways}
     for _ in range(options.runs):
         for name, way in ways.items():
@@ -93,12 +98,14 @@ class Bench:
         for role in ("oats", "lease"):
             laptop.trust(root, role, self._school.key(role))
         os.sync()
+        before = _used(root)
         sample = way(root)
         if sample.cost.code != 0:
             raise CommandFailedError(sample.cost.output)
         found = compare.survey(root / "versions/pristine" / NEW)
         wrong = len(compare.differences(self._wanted, found))
         print(f"{way.__name__}: {sample.cost.seconds:.2f} s, {wrong} paths differ")
+        sample = sample._replace(disk=_used(root) - before)
         shutil.rmtree(root)
         return sample
 
@@ -109,6 +116,16 @@ class Bench:
             words = [program("olpc-update-query"), "--now", "--root", str(root)]
             cost = run([*words, "--server", server], together=True)
             return Sample(cost, relay.read())
+
+    def ours_without_delta(self, root: Path) -> Sample:
+        """The same, as if nobody had made a delta pack for this pair."""
+        delta = self._school.site / "builds" / NEW / "delta"
+        aside = self._scratch / "delta"
+        delta.rename(aside)
+        try:
+            return self.ours(root)
+        finally:
+            aside.rename(delta)
 
     def rsync(self, root: Path) -> Sample:
         """Do it as ``rsync --link-dest`` would, compressed."""
@@ -121,19 +138,34 @@ class Bench:
             return Sample(cost, relay.read())
 
 
+def _used(root: Path) -> int:
+    """Return the bytes of disk below a directory, each inode counted once."""
+    blocks: dict[int, int] = {}
+    for where, _, names in os.walk(root):
+        for path in (where, *(os.path.join(where, name) for name in names)):
+            status = os.lstat(path)
+            blocks[status.st_ino] = status.st_blocks
+    return 512 * sum(blocks.values())
+
+
 def _print(published: list[Cost], table: dict[str, list[Sample]]) -> None:
     for cost, name in zip(published, (OLD, f"{NEW} with a delta"), strict=True):
         print(f"publish {name}: {cost.seconds:.1f} s, {cost.peak / 1024:.0f} MB")
-    print(f"{'':24}{'down':>13}{'up':>11}{'s':>8}{'CPU s':>8}{'MB':>7}{'MB, all':>9}")
+    print(
+        f"{'':26}{'down':>12}{'up':>10}{'requests':>9}{'s':>7}{'CPU s':>7}"
+        f"{'MB':>7}{'MB, all':>9}{'disk MB':>9}"
+    )
     for name, samples in table.items():
         costs = [sample.cost for sample in samples]
         print(
-            f"{name:24}{median(each.traffic.down for each in samples):13,.0f}"
-            f"{median(each.traffic.up for each in samples):11,.0f}"
-            f"{median(cost.seconds for cost in costs):8.2f}"
-            f"{median(cost.processor for cost in costs):8.2f}"
+            f"{name:26}{median(each.traffic.down for each in samples):12,.0f}"
+            f"{median(each.traffic.up for each in samples):10,.0f}"
+            f"{median(each.traffic.requests for each in samples):9.0f}"
+            f"{median(cost.seconds for cost in costs):7.2f}"
+            f"{median(cost.processor for cost in costs):7.2f}"
             f"{median(cost.peak for cost in costs) / 1024:7.1f}"
             f"{median(cost.together for cost in costs) / 1024:9.1f}"
+            f"{median(each.disk for each in samples) / 1e6:9.1f}"
         )
 
 
