@@ -1,7 +1,7 @@
 """Writes the full pack of a build.
 
-The frames come in the order in which the contents first appear in the manifest, so
-that neighbours in the tree are neighbours in the pack and one range brings them all.
+The frames come in the order of the contents that are given. The publisher has the
+newest first, so that what an update changed lies together and few ranges bring it all.
 A frame is made from nothing but its content, so the same tree gives the same pack;
 one that an earlier build has already is taken from there.
 """
@@ -158,7 +158,7 @@ def write_pack(
     Args:
         target: The build's directory.
         tree: The tree with the contents.
-        contents: Every distinct content once, in order of first appearance.
+        contents: Every distinct content once, in the order of the pack.
         manifest: Digest of the build's manifest, hex.
         archives: Earlier builds whose frames may be used again.
         progress: Who is told how far it is.

@@ -50,6 +50,7 @@ __all__ = ["OrderFacts", "Published", "check_build", "publish", "walk_tree"]
 NORMAL_TIME_NS = 315_532_800 * 1_000_000_000
 """What ``normalize_times`` gives every path: 1980-01-01, which any format can hold."""
 
+_DAY_NS = 86_400 * 1_000_000_000
 _STAGE = ".tmp-"
 _LEFT = ".left"
 
@@ -237,8 +238,11 @@ class _Publisher:
         return Published(facts, path, header, len(contents), pack, deltas)
 
     def _write_manifest(self, build: BuildId) -> tuple[Header, list[Content]]:
-        """Write ``contents``; its header counts what is known only at its end."""
-        contents: dict[bytes, Content] = {}
+        """Write ``contents``, and return all contents in the order of the pack.
+
+        The manifest's header counts what is known only at its end.
+        """
+        contents: dict[bytes, tuple[int, Content]] = {}
         entries = files = size = 0
         with spool((), self.stage) as body:
             for entry in walk_tree(
@@ -250,13 +254,15 @@ class _Publisher:
                     files += 1
                     size += 0 if entry.leader else entry.size
                     content = Content(entry.digest, entry.size, entry.path)
-                    contents.setdefault(entry.digest, content)
+                    day = entry.mtime_ns // _DAY_NS
+                    contents.setdefault(entry.digest, (day, content))
             header = Header(build, entries, files, size)
             body.seek(0)
             with open(self.stage / "contents", "wb") as out:
                 out.write(encode_header(header))
                 append(out, body)
-        return header, list(contents.values())
+        newest_first = sorted(contents.values(), key=lambda item: -item[0])
+        return header, [content for _, content in newest_first]
 
     def _write_pack(self, contents: Sequence[Content], manifest: Sha256) -> int:
         self.progress.step(f"packing {len(contents):,} contents")
