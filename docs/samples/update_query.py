@@ -5,9 +5,8 @@
 
 import json
 
-from dbusmock import MOCK_IFACE
-
 import dbus
+from dbusmock import MOCK_IFACE
 
 BUS_NAME = "org.laptop.UpdateQuery1"
 MAIN_OBJ = "/org/laptop/UpdateQuery1"

@@ -9,9 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import dbus.service
-
 import dbus
+import dbus.service
 
 if TYPE_CHECKING:
     from dbus.bus import BusConnection
