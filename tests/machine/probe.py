@@ -1,14 +1,17 @@
-"""Try what a sandbox must not allow, and say for each whether it was possible."""
+"""Try what a sandbox must allow or forbid, and say for each whether it was possible."""
 
 import ctypes
 import os
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNS = 0x00020000
 PLACE = "/run/olpc-update-query"
+WORK = "/versions/updates/olpc-update-query"
 
 
 def write(directory: str) -> None:
@@ -27,6 +30,21 @@ def unshare(flags: int) -> None:
         raise OSError
 
 
+def run(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+
+
+def copy_with_rsync() -> None:
+    target = f"{WORK}/asker/probe"
+    run("rsync", "-rz", "--inplace", "--perms", "--chmod=D755", "/etc/default/", target)
+    shutil.rmtree(target)
+
+
+def ask_the_system_bus() -> None:
+    name = "org.freedesktop.DBus"
+    run("busctl", "call", name, "/", name, "GetId")
+
+
 def be_root() -> None:
     os.setresuid(0, 0, 0)
 
@@ -37,8 +55,8 @@ def open_internet_socket() -> None:
 
 TRIES: dict[str, Callable[[], object]] = {
     "read /versions/pristine": lambda: os.listdir("/versions/pristine"),
-    "write asker": lambda: write("/versions/updates/olpc-update-query/asker"),
-    "write installer": lambda: write("/versions/updates/olpc-update-query/installer"),
+    "write asker": lambda: write(f"{WORK}/asker"),
+    "write installer": lambda: write(f"{WORK}/installer"),
     "write the seed": lambda: touch(f"{PLACE}/seed"),
     "write /versions": lambda: write("/versions/pristine"),
     "write /security": lambda: write("/security"),
@@ -50,13 +68,16 @@ TRIES: dict[str, Callable[[], object]] = {
     "make a user's name space": lambda: unshare(CLONE_NEWUSER),
     "be root": be_root,
     "open an internet socket": open_internet_socket,
+    "copy with rsync": copy_with_rsync,
+    "ask the system bus": ask_the_system_bus,
+    "talk to systemd": lambda: run("systemctl", "show", "--property=Version"),
     "read the kernel's log": lambda: os.close(os.open("/dev/kmsg", os.O_RDONLY)),
 }
 
 for name, attempt in TRIES.items():
     try:
         attempt()
-    except OSError:
+    except (OSError, subprocess.SubprocessError):
         sys.stdout.write(f"{name}: no\n")
     else:
         sys.stdout.write(f"{name}: yes\n")
