@@ -65,10 +65,10 @@ class Row(NamedTuple):
         seconds: From its start to its end, power cuts included.
         down: Bytes of packets that reached the laptop.
         up: Bytes of packets that reached the school.
-        payload: Bytes of TCP payload that the laptop confirmed.
+        payload: Bytes of TCP payload that came without a gap.
         twice: Bytes that TCP itself brought again.
         cuts: How often every connection was reset.
-        lost: Bytes that arrived behind a hole, and were lost with their connection.
+        lost: Bytes that came behind a gap, and were lost with their connection.
         crashes: How often the power failed.
         wrong: Paths of the new tree that are not as they should be.
     """

@@ -5,9 +5,9 @@
 Two TUN devices are joined: so many kbit/s each way through a queue of 64 KiB, so many
 seconds of delay each way, a share of packets lost each way. After each CUT bytes down
 the link breaks: every connection is reset, and for two seconds nothing passes. What
-reaches the laptop is counted in REPORT: what its TCP confirmed and so handed to the
-program; what the kernel got twice in one connection; and what it got behind a hole and
-lost with the connection. Only the first is the program's affair.
+reaches the laptop is counted in REPORT: what came without a gap, which its TCP hands to
+the program; what the kernel got twice in one connection; and what it got behind a gap
+and lost with the connection. Only the first is the program's affair.
 """
 
 import contextlib
@@ -49,8 +49,9 @@ class Flow:
 
     @property
     def taken(self) -> int:
-        """How many bytes the laptop has confirmed, so that its program has them."""
-        return (self.acked - self.first) & 0xFFFFFFFF if self.acked else 0
+        """How many bytes arrived without a gap, so that the program can have them."""
+        hole = self.seen.find(0)
+        return hole if hole >= 0 else len(self.seen)
 
     def confirm(self, number: int) -> None:
         """Note what the laptop confirms, whether the school hears of it or not."""

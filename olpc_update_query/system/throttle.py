@@ -12,7 +12,8 @@ from olpc_update_query.ports import Clock, Stream
 from olpc_update_query.system.http import HttpTransport
 
 _SLICES = 4  # of a second: what is handed on in one go
-_SMALLEST, _LARGEST = 4 * 1024, 1024 * 1024
+_CREDIT = 0.25  # seconds of idleness that may be made up for
+_SMALLEST, _LARGEST = 8 * 1024, 1024 * 1024
 
 
 class _Narrow(HTTPAdapter):
@@ -53,7 +54,8 @@ class ThrottledTransport(HttpTransport):
         super().__init__(user_agent, proxies)
         self._clock, self._limit = clock, limit
         self._slice = max(limit // _SLICES, 1)
-        self._lock, self._due = threading.Lock(), float("-inf")
+        self._lock = threading.Lock()
+        self._due: float | None = None
         window = min(max(self._slice, _SMALLEST), _LARGEST)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Narrow(window))
@@ -83,5 +85,8 @@ class ThrottledTransport(HttpTransport):
     def _book(self, size: int) -> float:
         """Return the moment before which no more bytes may come."""
         with self._lock:
-            self._due = max(self._due, self._clock.boottime()) + size / self._limit
+            now = self._clock.boottime()
+            if self._due is None:
+                self._due = now
+            self._due = max(self._due, now - _CREDIT) + size / self._limit
             return self._due
