@@ -9,10 +9,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from olpc_update_query import errors
 from olpc_update_query.model.pack import unpack_segment
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.perform_update.fetch import FetchReport, fetch
+from olpc_update_query.perform_update.sources import download
 from olpc_update_query.perform_update.store import DELTA, SPOOL, Downloads, Stretch
 from olpc_update_query.system.http import HttpTransport, Timeouts
 from tests.http_server import Site, serve
@@ -27,7 +30,7 @@ from tests.perform_update.published import (
 )
 
 DELTA_NAME = "760.pack"
-QUICK = Timeouts(connect=0.5, silence=0.25)
+QUICK = Timeouts(connect=2.0, silence=1.0)
 _random = random.Random(760)
 KERNEL = _random.randbytes(150_000)
 OLD_FILES = {
@@ -145,7 +148,12 @@ def make_world(scratch: Path) -> Iterator[World]:
     far = scratch / "far"
     shutil.copytree(near, far)
     downloads = scratch / "work/downloads" / new.digest
-    with serve(near) as one, serve(far) as two:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serve(near) as one,
+        serve(far) as two,
+    ):
+        patch.setattr(download, "HOPE", 60.0)  # a test machine may be slow to answer
         yield World(old, new, layout, one, two, downloads)
 
 
