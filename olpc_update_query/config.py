@@ -25,6 +25,7 @@ from olpc_update_query.system.settings import (
     SCHOOL_SERVER,
     Settings,
 )
+from olpc_update_query.trust.rotation import MAX_KEYS
 
 DIRECTORY = "etc/olpc-update-query"
 MAX_FILE = 64 * 1024
@@ -47,6 +48,7 @@ KEYS: Mapping[str, Value] = {
     "gates.days": 7,
     "identity.serial": "",
     "identity.uuid": "",
+    "keys.threshold": 1,
 }
 """Every key that a file may hold, with its default; the default gives the type."""
 
@@ -236,6 +238,7 @@ def settings(inputs: Inputs, servers: Sequence[str] = ()) -> Settings:
         gates=_gates(inputs),
         serial=str(inputs.get("identity.serial").value).strip(),
         uuid=str(inputs.get("identity.uuid").value).strip(),
+        key_threshold=_number(inputs, "keys.threshold", 1, MAX_KEYS),
         ignore_signature=inputs.ignore_signature,
     )
 

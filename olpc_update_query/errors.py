@@ -270,6 +270,16 @@ class Malformed(TrustError):
     advice = "It was damaged on the way or made by a faulty program."
 
 
+class UntrustedStatement(TrustError):
+    """A statement about keys is not signed by enough keys, or is not to be followed."""
+
+    exit_code = 26
+    advice = (
+        "The keys stay as they are; `olpc-update-query keys list` shows them, and who "
+        "made the statement can have more people sign it."
+    )
+
+
 class BadHandOver(TrustError):
     """What the asker's unit left for the installer's is not what it may be."""
 

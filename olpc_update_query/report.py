@@ -28,6 +28,7 @@ from olpc_update_query.ports import Clock
 from olpc_update_query.system.host import boot_id
 from olpc_update_query.system.state import StateStore
 from olpc_update_query.trust.answer import TrustedAnswer
+from olpc_update_query.trust.rotation import Statement
 
 STATUS = "status"
 PROGRESS_SECONDS = 5.0
@@ -83,6 +84,12 @@ class Answered(NamedTuple):
     keys: tuple[tuple[str, str], ...]
 
 
+class KeysChanged(NamedTuple):
+    """The trusted keys are others now."""
+
+    statements: tuple[Statement, ...]
+
+
 class LeaseKept(NamedTuple):
     """The lease on the disk after this answer.
 
@@ -120,6 +127,7 @@ Event = (
     | Asking
     | Unanswered
     | Answered
+    | KeysChanged
     | LeaseKept
     | LeaseRefused
     | ClockSet

@@ -53,6 +53,8 @@ class ServerSimulator:
         interval: How often it should ask.
         update: What it should run.
         message: What the administrator should read.
+        keys: Statements about keys.
+        key: The test key that signs.
         time: The signed time, the present when None.
         mischief: How to misbehave.
         queries: What was asked, in order.
@@ -65,6 +67,8 @@ class ServerSimulator:
     interval: int | None = None
     update: Order | BareOrder | None = None
     message: str | None = None
+    keys: tuple[bytes, ...] = ()
+    key: str = "oats"
     time: int | None = None
     mischief: Mischief | None = None
     retry_after: int = 1800
@@ -112,11 +116,12 @@ class ServerSimulator:
             interval=self.interval,
             update=self.update,
             message=self.message,
+            keys=self.keys,
         )
         if self.mischief is Mischief.UNSIGNED:
             raw = make_answer(answer, lambda data: "")
             return raw.replace(b'["sig",1,[""]]', b'["sig",1,[]]')
-        name = "stranger" if self.mischief is Mischief.WRONG_KEY else "oats"
+        name = "stranger" if self.mischief is Mischief.WRONG_KEY else self.key
         return make_answer(answer, signer(name).sig01)
 
 

@@ -3,20 +3,17 @@
 import os
 import re
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from olpc_update_query import errors
 from olpc_update_query.cli import render
 from olpc_update_query.cli.console import run_command
+from olpc_update_query.cli.keys import keys
 from olpc_update_query.cli.options import Common, common
 from olpc_update_query.cli.wire import Wire
-from olpc_update_query.model.canonical import Json
 from olpc_update_query.policy.gates import LONGEST_HOLD
 from olpc_update_query.policy.schedule import DAY, HOUR, MINUTE, Trigger
-from olpc_update_query.trust.keys import Role
 
 PROGRAM = "olpc-update-query"
 UNITS = {"m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
@@ -216,71 +213,4 @@ def daemon(given: Common, tick: int) -> NoReturn:
     os.execv(sys.executable, command)  # noqa: S606 - the same interpreter, a list
 
 
-@query.group(invoke_without_command=True)
-@click.pass_context
-def keys(context: click.Context) -> None:
-    """Show and change which keys are trusted; alone it lists them."""
-    if context.invoked_subcommand is None:
-        context.invoke(list_keys)
-
-
-@keys.command("list")
-@common
-@_pass
-def list_keys(given: Common) -> None:
-    """List the trusted keys, and where each is from."""
-    from olpc_update_query.system.keyring import load_keys
-
-    console = given.console()
-    ring = load_keys(given.root)
-    if console.as_json:
-        rows: list[Json] = [
-            {"role": str(key.role), "id": key.key_id, "origin": key.origin}
-            for key in ring
-        ]
-        console.print_json(rows)
-        return
-    for key in ring:
-        console.say(f"{key.role:<6} {key.key_id}  {key.origin}")
-    if not len(ring):
-        console.say("no key is trusted: no answer will be believed")
-
-
-@keys.command("add")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--role",
-    type=click.Choice(["oats", "lease"]),
-    required=True,
-    help="What the key may sign: answers and orders, or leases.",
-)
-@click.option(
-    "--name", default="site", show_default=True, help="Part of the file name."
-)
-@common
-@_pass
-def add_key(given: Common, file: Path, role: str, name: str) -> None:
-    """Trust the public key in FILE."""
-    from olpc_update_query.system.keyring import add_key
-
-    console = given.console()
-    with console.guard():
-        path = add_key(given.root, file, role=Role(role), name=name)
-        console.say(f"trusted from now on: {path}")
-
-
-@keys.command("remove")
-@click.argument("key_id")
-@common
-@_pass
-def remove_key(given: Common, key_id: str) -> None:
-    """Trust a deployed key no longer, named by the beginning of its id."""
-    from olpc_update_query.system.keyring import remove_keys
-
-    console = given.console()
-    with console.guard():
-        removed = remove_keys(given.root, key_id)
-        if not removed:
-            raise errors.ConfigError(key_id, "no deployed key has this id")
-        for path in removed:
-            console.say(f"removed: {path}")
+query.add_command(keys)

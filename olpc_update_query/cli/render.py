@@ -13,6 +13,7 @@ from olpc_update_query.report import (
     ClockSet,
     Decided,
     Event,
+    KeysChanged,
     LeaseKept,
     LeaseRefused,
     Outcome,
@@ -21,6 +22,7 @@ from olpc_update_query.report import (
     Woken,
 )
 from olpc_update_query.trust.answer import TrustedAnswer
+from olpc_update_query.trust.rotation import Statement
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 SHORT_ID = 16
@@ -114,6 +116,8 @@ def story(event: Event, now: int) -> Iterator[str]:
             yield from _form(form)
         case Answered():
             yield from _answered(event, now)
+        case KeysChanged(statements):
+            yield from map(statement, statements)
         case _:
             yield _sentence(event, now)
 
@@ -124,7 +128,8 @@ def one_line(event: LeaseKept | LeaseRefused | ClockSet, now: int) -> str:
 
 
 def _sentence(
-    event: Sleeps | Unanswered | LeaseKept | LeaseRefused | ClockSet | Decided, now: int
+    event: Sleeps | Unanswered | LeaseKept | LeaseRefused | ClockSet | Decided,
+    now: int,
 ) -> str:
     match event:
         case Sleeps(until):
@@ -140,6 +145,14 @@ def _sentence(
             return f"the clock was set from {moment(before)} to {moment(after)}"
         case Decided(decision):
             return f"decision: {decided(decision)}"
+
+
+def statement(found: Statement) -> str:
+    """Tell what a statement about keys has changed."""
+    return (
+        f"keys: statement {found.number} about {found.role} keys of "
+        f"{moment(found.time)} added {len(found.add)} and retired {len(found.retire)}"
+    )
 
 
 def _woken(event: Woken) -> Iterator[str]:
@@ -190,6 +203,8 @@ def _fields(answer: Answer, now: int) -> Iterator[tuple[str, str]]:
     if answer.interval is not None:
         yield "interval", f"ask every {duration(answer.interval)}"
     yield from _update(answer.update)
+    if answer.keys:
+        yield "keys", f"{len(answer.keys)} statements"
     if answer.message is not None:
         yield "message", answer.message
     for fault in answer.faults:

@@ -62,6 +62,7 @@ _MAX_LEASE_SENT: Final = 1024
 _MAX_REPORT: Final = 512
 _MAX_MESSAGE: Final = 1024
 _BAD_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_KEYS: Final = re.compile("-".join([r"(?:[0-9a-f]{8}(?:\.[0-9a-f]{8}){0,31})?"] * 2))
 
 _R = TypeVar("_R")
 
@@ -81,6 +82,7 @@ class Answer:
         interval: Seconds between queries, clamped to 15 minutes .. 30 days.
         update: Which build to run.
         message: Text for the administrator, without control characters.
+        keys: Statements about keys, which have signatures of their own.
         faults: What was left out, and why.
     """
 
@@ -91,6 +93,7 @@ class Answer:
     interval: int | None = None
     update: Order | BareOrder | None = None
     message: str | None = None
+    keys: tuple[bytes, ...] = ()
     faults: tuple[str, ...] = ()
 
     @classmethod
@@ -124,6 +127,7 @@ class Answer:
             interval=optional(lambda: _interval(fields.get("interval", int))),
             update=optional(lambda: _update(fields.raw("update"))),
             message=optional(lambda: _message(fields.get("message", str))),
+            keys=optional(lambda: _statements(fields.get("keys", list))) or (),
             faults=tuple(faults),
         )
 
@@ -135,6 +139,7 @@ class Answer:
             "lease": self.lease,
             "stolen": self.stolen or None,
             "interval": self.interval,
+            "keys": [canonical.decode(raw) for raw in self.keys] or None,
             "message": self.message,
             "update": _update_json(self.update),
         }
@@ -153,6 +158,7 @@ class Query:
         lease: Its lease, one line.
         lease_expiry: Until when that is good; ``NEVER_EXPIRES`` for ever.
         report: What became of the last attempt.
+        keys: Which keys it trusts, as ``KeyRing.fingerprints`` has it.
     """
 
     serial: str
@@ -162,6 +168,7 @@ class Query:
     lease: str | None = None
     lease_expiry: int | None = None
     report: dict[str, Json] | None = None
+    keys: str | None = None
 
     def encode(self) -> bytes:
         """Write the form that is posted.
@@ -178,6 +185,8 @@ class Query:
         if self.build is not None:
             form.append(("build", self.build))
         form += self._lease_fields() + self._report_fields()
+        if self.keys is not None:
+            form.append(("keys", self.keys))
         return urlencode(form).encode()
 
     def _lease_fields(self) -> list[tuple[str, str]]:
@@ -222,6 +231,7 @@ class Query:
             lease=_given(form, "lease", _lease_sent),
             lease_expiry=_given(form, "lease_expiry", _expiry_sent),
             report=_given(form, "report", _report_sent),
+            keys=_given(form, "keys", _keys_sent),
         )
 
 
@@ -252,6 +262,17 @@ def _message(text: str | None) -> str | None:
         mark if mark.isprintable() or mark == "\n" else " "
         for mark in text[:_MAX_MESSAGE]
     )
+
+
+def _statements(items: list[Json] | None) -> tuple[bytes, ...]:
+    """Return the octets of statements: a canonical value has but one spelling."""
+    return tuple(map(canonical.encode, items or ()))
+
+
+def _keys_sent(text: str) -> str:
+    if not _KEYS.fullmatch(text):
+        raise Malformed("query", "its keys are not two lists of digests")
+    return text
 
 
 def _parse_form(body: bytes) -> Mapping[str, str]:

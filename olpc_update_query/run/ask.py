@@ -70,7 +70,7 @@ def ask(machine: Machine, query: Query, report: Report) -> Replied:
                 report.tell(Unanswered(server, error))
                 problems.append(error)
             else:
-                report.tell(Answered(server, trusted, _keys(machine, trusted)))
+                report.tell(Answered(server, trusted, _keys(trusted)))
                 return Replied(number, trusted, transport.sent, transport.received)
     _mention_script(machine, report, problems)
     raise max(problems, key=_weight)
@@ -113,11 +113,11 @@ def _ask_one(
         raise
 
 
-def _keys(machine: Machine, trusted: TrustedAnswer) -> tuple[tuple[str, str], ...]:
+def _keys(trusted: TrustedAnswer) -> tuple[tuple[str, str], ...]:
     return tuple(
         (key.key_id, key.origin)
         for name in trusted.signers
-        for key in machine.ring.find(Role.OATS, name)
+        for key in trusted.keys.ring.find(Role.OATS, name)
     )
 
 
@@ -206,7 +206,7 @@ def _lease_expiry(
             trusted.answer.lease,
             serial=machine.identity.serial,
             uuid=machine.identity.uuid,
-            ring=machine.ring,
+            ring=trusted.keys.ring,
             now=trusted.present(machine.clock.now()),
         ).expiry
     except errors.UntrustedLease:

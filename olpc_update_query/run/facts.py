@@ -115,7 +115,12 @@ def forgive(machine: Machine, contents: Sha256) -> bool:
 
 def make_query(machine: Machine, facts: Facts, nonce: str) -> Query:
     """Make the query; what there is nothing to say about is left out."""
-    query = Query(machine.identity.serial, nonce, machine.settings.stream or None)
+    query = Query(
+        machine.identity.serial,
+        nonce,
+        machine.settings.stream or None,
+        keys=machine.ring.fingerprints(),
+    )
     if facts.layout is not None:
         query = replace(query, build=facts.layout.running())
     if facts.lease is not None:

@@ -87,7 +87,7 @@ def this_machine(root: Path, settings: Settings) -> Machine:
     return Machine(
         root=root,
         settings=settings,
-        ring=load_keys(root),
+        ring=load_keys(root, threshold=settings.key_threshold),
         identity=identity(root, given if any(given) else None),
         work=work_area(root),
         clock=SystemClock(),

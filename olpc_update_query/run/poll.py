@@ -33,6 +33,7 @@ from olpc_update_query.report import (
     Audience,
     ClockSet,
     Decided,
+    KeysChanged,
     LeaseKept,
     LeaseRefused,
     Outcome,
@@ -78,6 +79,7 @@ from olpc_update_query.run.waiting import (
 )
 from olpc_update_query.system.files import hold_lock
 from olpc_update_query.system.host import boot_id, draw_nonce
+from olpc_update_query.system.keyring import keep_keys
 from olpc_update_query.system.security import install_lease, mark_stolen
 from olpc_update_query.system.work import prepare
 from olpc_update_query.trust.answer import TrustedAnswer, open_answer
@@ -128,7 +130,8 @@ class Poll:
         1. Schedule: is a query due? An overdue laptop draws a moment and waits for it.
         2. Lock: one run at a time.
         3. Query, and 4. verify, as the asker.
-        5. Verify the same octets again, as the installer.
+        5. Verify the same octets again, as the installer, and keep what they say about
+           keys.
         6. Clock and lease: before any update, and whatever becomes of one.
         7. Decide what the order means here.
         8. Fetch as the asker; stage, audit and activate as the installer.
@@ -195,6 +198,7 @@ class Poll:
         self._report.note("the installer has verified the same octets again")
         if trusted.signed:
             self._keep_floor(trusted.floor)
+        self._keep_keys(trusted)
         if trusted.answer.stolen:
             return self._obey_stolen()
         facts, refused = self._keep_lease(trusted, facts)  # 6
@@ -281,6 +285,20 @@ class Poll:
             floor=floor(machine),
             check_signature=not machine.settings.ignore_signature,
         )
+
+    def _keep_keys(self, trusted: TrustedAnswer) -> None:
+        """Trust other keys from now on, where the answer proved that it is to be so.
+
+        A disk that refuses is only a warning: the next answer brings them again.
+        """
+        keys = trusted.keys
+        for error in keys.refused:
+            self._report.note(str(error))
+        if keys.statements:
+            with never_in_the_way("statements about keys"):
+                keep_keys(self._machine.root, keys.ring)
+            self._report.tell(KeysChanged(keys.statements))
+        self._machine = replace(self._machine, ring=keys.ring)
 
     # --- 6: clock and lease ----------------------------------------------------------
 

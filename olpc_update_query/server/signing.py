@@ -5,7 +5,7 @@ it. What is signed here is laid out by the functions that ``trust`` verifies wit
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -16,9 +16,10 @@ from olpc_update_query.model.messages import MAX_ANSWER, Answer
 from olpc_update_query.model.orders import OrderFile
 from olpc_update_query.model.wire import format_expiry
 from olpc_update_query.system.files import fsync_directory
-from olpc_update_query.trust.answer import ANSWER, ORDER
+from olpc_update_query.trust.envelope import ANSWER, ORDER, STATEMENT
 from olpc_update_query.trust.keys import EXPONENT, ID_BYTES, modulus
 from olpc_update_query.trust.lease import MAX_LEASE_LINE, lease_text
+from olpc_update_query.trust.rotation import Statement
 from olpc_update_query.trust.signature import (
     MAX_GROUPS,
     SALT_BYTES,
@@ -234,6 +235,25 @@ def make_order(order: OrderFile, sign: Sign) -> bytes:
         ValueError: It is larger than 64 KiB, which no laptop reads.
     """
     return _envelope(ORDER, order.to_json(), sign)
+
+
+def statement_data(statement: Statement) -> bytes:
+    """Return the octets that the signers of a statement about keys sign."""
+    return canonical.encode([STATEMENT[1], 1, statement.to_json()])
+
+
+def sign_statement(data: bytes, lines: Sequence[str]) -> bytes:
+    """Put a statement about keys together with its signatures.
+
+    Args:
+        data: What ``statement_data`` returned.
+        lines: One ``sig01`` line by each signer.
+
+    Returns:
+        The statement; more lines can be added by doing this again.
+    """
+    credential = canonical.encode(["sig", 1, list(lines)])
+    return b'["%s",1,[%s,%s]]' % (STATEMENT[0].encode(), data, credential)
 
 
 def make_lease(

@@ -22,6 +22,7 @@ class Settings:
         gates: What holds builds back, and for how long.
         serial: Serial number, where the machine does not know it; may be empty.
         uuid: UUID, likewise.
+        key_threshold: How many keys must sign the first statement about keys.
         ignore_signature: Whether unsigned answers are believed (never `stolen`).
     """
 
@@ -33,4 +34,5 @@ class Settings:
     gates: Gates = field(default_factory=Gates)
     serial: str = ""
     uuid: str = ""
+    key_threshold: int = 1
     ignore_signature: bool = False

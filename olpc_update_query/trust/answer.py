@@ -7,22 +7,17 @@ Both are envelopes whose first part is signed as it came, octet for octet::
 """
 
 import hmac
-from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field, replace
 
-from olpc_update_query.errors import Malformed, UntrustedAnswer
-from olpc_update_query.model import canonical
-from olpc_update_query.model.canonical import Json
-from olpc_update_query.model.messages import MAX_ANSWER, Answer
+from olpc_update_query.errors import UntrustedAnswer
+from olpc_update_query.model.messages import Answer
 from olpc_update_query.model.orders import Order, OrderFile
 from olpc_update_query.model.wire import format_time
+from olpc_update_query.trust.envelope import ANSWER, ORDER, Opened, open_envelope
 from olpc_update_query.trust.keys import KeyRing, Role
 from olpc_update_query.trust.moment import next_floor
+from olpc_update_query.trust.rotation import Followed, follow
 from olpc_update_query.trust.signature import signed_directly, verify_credential
-
-ANSWER: Final = ("oatc-signed-resp", "oatc-resp")
-ORDER: Final = ("olpc-update-signed-order", "olpc-update-order")
-"""Types of an envelope and of the data in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +30,7 @@ class TrustedAnswer:
         signers: Names of the keys that signed it, none unless ``signed``.
         signed: Whether its signature was checked.
         floor: The floor from now on, see `moment.next_floor`.
+        keys: What became of the statements about keys that came with it.
     """
 
     answer: Answer
@@ -42,6 +38,9 @@ class TrustedAnswer:
     signers: tuple[str, ...]
     signed: bool
     floor: int
+    keys: Followed = field(
+        default=Followed(KeyRing(), (), ()), compare=False, repr=False
+    )
 
     def present(self, now: int) -> int:
         """Return what time it is: a signed answer knows better than the clock.
@@ -71,12 +70,6 @@ class TrustedOrder:
     expiry: int | None
 
 
-class _Opened(NamedTuple):
-    octets: bytes
-    data: Json
-    lines: tuple[str, ...]
-
-
 def open_answer(  # noqa: PLR0913 - the facts it is judged by, all named
     raw: bytes,
     *,
@@ -93,7 +86,9 @@ def open_answer(  # noqa: PLR0913 - the facts it is judged by, all named
     2. Form: strictly canonical, and an envelope of the right type and version.
     3. Meaning: the data has a nonce and a time; other members may be faulty.
     4. Signature: by a trusted OATS key, over the octets as they came, and not made
-       after its own end.
+       after its own end. Statements in it that add and retire keys prove themselves,
+       so they are followed before: the server may have lost the key that this laptop
+       still trusts.
     5. Nonce: ours, byte for byte. That proves that the answer is fresh, so its time
        may be anything, before the floor as well.
 
@@ -117,18 +112,19 @@ def open_answer(  # noqa: PLR0913 - the facts it is judged by, all named
         Malformed: It is not an answer.
         UntrustedAnswer: It is one, but proves nothing, or is for another query.
     """
-    opened = _open(raw, ANSWER, bare=not check_signature)
+    opened = open_envelope(raw, ANSWER, bare=not check_signature)
     answer = Answer.from_json(opened.data)
+    keys = follow(answer.keys, ring)
     signers: tuple[str, ...] = ()
     if check_signature:
-        signers = _signers(opened, ring, serial, max(now, floor, answer.time))
-        direct = signed_directly(opened.lines, ring, Role.OATS)
+        signers = _signers(opened, keys.ring, serial, max(now, floor, answer.time))
+        direct = signed_directly(opened.lines, keys.ring, Role.OATS)
         floor = next_floor(floor, answer.time, direct=direct)
     else:
         answer = replace(answer, stolen=False)
     if not hmac.compare_digest(answer.nonce.encode(), nonce.encode()):
         raise UntrustedAnswer("answer", "its nonce is not that of our query")
-    return TrustedAnswer(answer, raw, signers, signed=check_signature, floor=floor)
+    return TrustedAnswer(answer, raw, signers, check_signature, floor, keys)
 
 
 def open_order(raw: bytes, *, ring: KeyRing, serial: str, now: int) -> TrustedOrder:
@@ -150,7 +146,7 @@ def open_order(raw: bytes, *, ring: KeyRing, serial: str, now: int) -> TrustedOr
         Malformed: It is not an order.
         UntrustedAnswer: It is one, but proves nothing, or has expired.
     """
-    opened = _open(raw, ORDER, bare=False)
+    opened = open_envelope(raw, ORDER)
     file = OrderFile.from_json(opened.data)
     signers = _signers(opened, ring, serial, now)
     if file.expiry is not None and file.expiry <= now:
@@ -158,35 +154,8 @@ def open_order(raw: bytes, *, ring: KeyRing, serial: str, now: int) -> TrustedOr
     return TrustedOrder(file.order, raw, signers, file.time, file.expiry)
 
 
-def _signers(opened: _Opened, ring: KeyRing, serial: str, now: int) -> tuple[str, ...]:
+def _signers(opened: Opened, ring: KeyRing, serial: str, now: int) -> tuple[str, ...]:
     verified = verify_credential(
         opened.octets, opened.lines, ring, Role.OATS, serial=serial, now=now
     )
     return verified.key_ids
-
-
-def _open(raw: bytes, types: tuple[str, str], *, bare: bool) -> _Opened:
-    what = types[1]
-    if len(raw) > MAX_ANSWER:
-        raise Malformed(what, f"it is larger than {MAX_ANSWER} bytes")
-    text = raw.removesuffix(b"\n")
-    if bare and text.startswith(b'["%s",' % what.encode()):
-        return _Opened(text, _content(canonical.decode(text), what), ())
-    parts = _content(canonical.decode(text), types[0])
-    if not isinstance(parts, list) or len(parts) != 2:
-        raise Malformed(what, "it is not data and a signature")
-    # Equal versions and types have one spelling, so the data begins right here.
-    start = len(b'["%s",1,[' % types[0].encode())
-    _, end = canonical.decode_at(text, start)
-    lines = _content(parts[1], "sig")
-    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise Malformed("sig", "it is not a list of lines")
-    return _Opened(text[start:end], _content(parts[0], what), tuple(map(str, lines)))
-
-
-def _content(envelope: Json, kind: str) -> Json:
-    if isinstance(envelope, list) and len(envelope) == 3:
-        found, version, content = envelope
-        if found == kind and version == 1 and version is not True:
-            return content
-    raise Malformed(kind, "it is not an envelope of this type, version 1")

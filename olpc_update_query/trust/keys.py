@@ -6,8 +6,9 @@ hex; that is no digest, and anybody can make another key with the same name, so 
 only ever selects among keys that are trusted already.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -16,9 +17,11 @@ from olpc_update_query.errors import UntrustedKey
 KEY_BYTES: Final = 270
 ID_BYTES: Final = 32
 EXPONENT: Final = 65537
+SHORT_DIGEST: Final = 8
 
 _HEAD: Final = bytes.fromhex("3082010a0282010100")
 _TAIL: Final = bytes.fromhex("0203010001")
+_PRIVATE: Final = "it is a private key, which belongs on the server"
 _SPKI_HEAD: Final = 24  # bytes before the key in a SubjectPublicKeyInfo
 
 
@@ -59,6 +62,28 @@ class PublicKey:
         """Its name: the last 32 bytes in hex."""
         return self.der[-ID_BYTES:].hex()
 
+    @property
+    def digest(self) -> str:
+        """Its SHA-256 in hex, which no other key has."""
+        return digest_of(self.der)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What signed statements have made of the keys of a role; see ``rotation``.
+
+    Attributes:
+        number: Of the last statement that was followed, 0 before the first.
+        threshold: How many keys must sign the next one.
+        added: Keys as PKCS#1 DER, with the number of the statement that added them.
+        retired: Digests of keys, with the number of the statement that retired them.
+    """
+
+    number: int = 0
+    threshold: int = 1
+    added: Mapping[bytes, int] = field(default_factory=dict)
+    retired: Mapping[str, int] = field(default_factory=dict)
+
 
 class Merged(NamedTuple):
     """Keys, and what was left out while they were put together.
@@ -78,16 +103,64 @@ class KeyRing:
     Args:
         keys: Any number of keys; one that is given twice counts once, where it was
             given first.
+        standings: What statements have added to them and taken away from them.
     """
 
-    def __init__(self, keys: Iterable[PublicKey] = ()) -> None:
-        self._keys = {(key.role, key.der): key for key in reversed(list(keys))}
+    def __init__(
+        self,
+        keys: Iterable[PublicKey] = (),
+        standings: Mapping[Role, Standing] | None = None,
+    ) -> None:
+        self._given, self._standings = tuple(keys), dict(standings or {})
+        known = (*self._given, *self._added())
+        first = {(key.role, key.der): key for key in reversed(known)}
+        self._known = tuple(reversed(first.values()))
+        self._keys = tuple(
+            key for key in self._known if not self.is_retired(key.role, key.der)
+        )
 
     def __iter__(self) -> Iterator[PublicKey]:
-        return reversed(self._keys.values())
+        return iter(self._keys)
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def _added(self) -> Iterator[PublicKey]:
+        for role, standing in self._standings.items():
+            for der, number in standing.added.items():
+                yield PublicKey(role, der, f"statement {number}")
+
+    @property
+    def retired(self) -> tuple[PublicKey, ...]:
+        """The keys that would be trusted if no statement had retired them."""
+        return tuple(key for key in self._known if self.is_retired(key.role, key.der))
+
+    def is_retired(self, role: Role, der: bytes) -> bool:
+        """Tell whether a statement has taken a key out of use, known here or not."""
+        retired = self.standing(role).retired
+        return bool(retired) and digest_of(der) in retired
+
+    def standing(self, role: Role) -> Standing:
+        """Return what statements have made of the keys of a role."""
+        return self._standings.get(role) or Standing()
+
+    def with_standing(self, role: Role, standing: Standing) -> "KeyRing":
+        """Return a ring of the same keys in which a role stands otherwise."""
+        return KeyRing(self._given, {**self._standings, role: standing})
+
+    def fingerprints(self) -> str:
+        """Return which keys are trusted, briefly, for the query.
+
+        Returns:
+            The first 8 digits of each key's digest, joined by dots; those for
+            answers, a hyphen, those for leases.
+        """
+        return "-".join(
+            ".".join(
+                sorted(key.digest[:SHORT_DIGEST] for key in self if key.role is role)
+            )
+            for role in Role
+        )
 
     def find(self, role: Role, name: str) -> tuple[PublicKey, ...]:
         """Return the keys that a signature line names.
@@ -141,6 +214,11 @@ def merge_tags(built_in: Iterable[PublicKey], tags: Mapping[str, bytes]) -> Merg
     return Merged(tuple(keys), tuple(warnings))
 
 
+def digest_of(der: bytes) -> str:
+    """Return the SHA-256 of a key in hex, as ``sha256sum oats.public`` prints it."""
+    return hashlib.sha256(der).hexdigest()
+
+
 def modulus(der: bytes) -> int:
     """Return the modulus of a key.
 
@@ -178,7 +256,7 @@ def load_public(data: bytes) -> bytes:
         modulus(data)
         return data
     if b"PRIVATE KEY-----" in data:
-        raise UntrustedKey("key", "it is a private key, which belongs on the server")
+        raise UntrustedKey("key", _PRIVATE)
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -187,6 +265,8 @@ def load_public(data: bytes) -> bytes:
     try:
         key = load(data)
     except (ValueError, UnsupportedAlgorithm):
+        if _is_private(data):
+            raise UntrustedKey("key", _PRIVATE) from None
         raise UntrustedKey("key", "it is neither DER nor PEM of a public key") from None
     if not isinstance(key, RSAPublicKey):
         raise UntrustedKey("key", "it is not an RSA key")
@@ -195,3 +275,16 @@ def load_public(data: bytes) -> bytes:
     if b"-----" not in data and data[_SPKI_HEAD:] != der:
         raise UntrustedKey("key", "something follows it in the file")
     return der
+
+
+def _is_private(data: bytes) -> bool:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+    try:
+        load_der_private_key(data, None)
+    except TypeError:  # it has a pass phrase
+        return True
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return True

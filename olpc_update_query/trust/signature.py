@@ -159,6 +159,7 @@ def verify_credential(
     3. The first key of each line is looked up among the trusted keys of the role,
        also when the line brings the whole key; a line without one is passed over.
     4. No link has expired.
+       Neither is a key that a link delegates to retired.
     5. Every link's signature holds under the key that the link before it named.
     6. At least one line came this far, and none that came to step 4 failed.
 
@@ -183,6 +184,7 @@ def verify_credential(
     for line in filter(None, map(parse_signature, _split(lines))):
         trusted = ring.find(role, line.groups[0].key)
         if trusted:
+            _refuse_retired(line, ring, role)
             keys.append(_check_line(line, data, trusted, serial=serial, now=now))
     if not keys:
         _refuse(role, "no trusted key has signed it")
@@ -224,6 +226,13 @@ def _check_delegate(key: str) -> None:
         modulus(bytes.fromhex(key))
     except UntrustedKey as error:
         raise _malformed(f"the key of a delegation: {error.reason}") from error
+
+
+def _refuse_retired(line: SignatureLine, ring: KeyRing, role: Role) -> None:
+    if any(
+        ring.is_retired(role, bytes.fromhex(group.key)) for group in line.groups[1:]
+    ):
+        _refuse(role, "it delegates to a key that is retired")
 
 
 def _check_line(

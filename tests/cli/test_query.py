@@ -20,8 +20,10 @@ import pytest
 from olpc_update_query.cli.query import query as query_command
 from olpc_update_query.policy.schedule import Trigger
 from olpc_update_query.system.work import ASKER_USERS
+from olpc_update_query.trust.rotation import join_statements
 from tests.cli.black_box import TOP, command, query
 from tests.keys import SERIAL, signer
+from tests.rotations import statement
 from tests.simulator import (
     DAY,
     HOUR,
@@ -537,10 +539,42 @@ def test_keys(root: Path, tmp_path: Path, server: ServerSimulator) -> None:
     assert stranger.key_id not in query(root, "keys").out
 
 
+def test_statements_from_a_stick(root: Path, tmp_path: Path) -> None:
+    raw = statement(1, "oats", add="new", retire="oats")
+    (tmp_path / "keys.sig").write_bytes(join_statements([raw]))
+    done = query(root, "keys", "follow", str(tmp_path))
+    assert done.code == 0, done.err
+    assert "added 1 and retired 1" in done.out
+    assert "keys that are trusted now: 1 oats, 1 lease" in done.out
+    rows = {row["id"]: row for row in query(root, "keys", "list", "--json").json}
+    old, new = rows[signer("oats").key_id], rows[signer("new").key_id]
+    assert (old["retired"], old["retired_by"]) == (True, 1)
+    assert (new["retired"], new["origin"]) == (False, "statement 1")
+    assert "RETIRED by statement 1" in query(root, "keys").out
+    assert "nothing is new" in query(root, "keys", "follow", str(tmp_path)).out
+    stranger = statement(2, "stranger", add="stranger")
+    (tmp_path / "keys.sig").write_bytes(stranger)
+    before = snapshot(root)
+    done = query(root, "keys", "follow", str(tmp_path / "keys.sig"))
+    assert done.code == 26
+    assert "no trusted key has signed it" in done.err
+    assert not difference(before, snapshot(root))
+
+
+def test_removing_the_last_key_is_told(root: Path) -> None:
+    done = query(root, "keys", "remove", signer("oats").key_id)
+    assert done.code == 0
+    assert "keys that are trusted now: 0 oats, 1 lease" in done.out
+    assert "no answer or order can be verified" in done.err
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
         pytest.param(["add", "{file}", "--role", "oats"], 24, id="no key"),
+        pytest.param(["add", "{file}"], 24, id="no key, no role"),
+        pytest.param(["follow", "{file}"], 25, id="no statements"),
+        pytest.param(["follow", "/proc"], 3, id="no file of statements"),
         pytest.param(
             ["add", "{file}", "--role", "oats", "--name", "../x"], 3, id="name"
         ),

@@ -3,9 +3,18 @@ from pathlib import Path
 import pytest
 
 from olpc_update_query import errors
-from olpc_update_query.system.keyring import add_key, load_keys, remove_keys
+from olpc_update_query.system.files import hold_lock
+from olpc_update_query.system.keyring import (
+    add_key,
+    follow_file,
+    load_keys,
+    remove_keys,
+)
+from olpc_update_query.system.work import prepare, work_area
 from olpc_update_query.trust.keys import Role
+from olpc_update_query.trust.rotation import join_statements
 from tests.keys import signer
+from tests.rotations import statement
 
 
 def deploy(root: Path, name: str, data: bytes) -> Path:
@@ -84,7 +93,8 @@ def test_adding_and_removing(tmp_path: Path) -> None:
     path = add_key(tmp_path, file, role=Role.LEASE, name="north")
     assert path.name == "lease-north.public"
     assert found(tmp_path) == [(Role.LEASE, signer("one").key_id)]
-    assert remove_keys(tmp_path, signer("two").key_id) == []
+    with pytest.raises(errors.ConfigError, match=r"no key in keys\.d"):
+        remove_keys(tmp_path, signer("two").key_id)
     assert remove_keys(tmp_path, signer("one").key_id[:16]) == [path]
     assert found(tmp_path) == []
 
@@ -97,5 +107,90 @@ def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
 def test_keys_that_are_not_deployed_stay(tmp_path: Path) -> None:
     (tmp_path / "ofw/mfg-data").mkdir(parents=True)
     (tmp_path / "ofw/mfg-data/t0").write_bytes(signer("one").public)
-    assert remove_keys(tmp_path, signer("one").key_id) == []
+    with pytest.raises(errors.ConfigError, match="from manufacturing data t0"):
+        remove_keys(tmp_path, signer("one").key_id)
     assert len(found(tmp_path)) == 1
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def test_the_file_s_name_tells_role_and_name(tmp_path: Path) -> None:
+    north = write(tmp_path / "lease-north.public", signer("one").public)
+    assert add_key(tmp_path, north).name == "lease-north.public"
+    plain = write(tmp_path / "oats.public", signer("two").public)
+    assert add_key(tmp_path, plain).name == "oats-site.public"
+    with pytest.raises(errors.ConfigError, match="its name says oats, --role lease"):
+        add_key(tmp_path, plain, role=Role.LEASE)
+    other = write(tmp_path / "developer.public", signer("two").public)
+    with pytest.raises(errors.ConfigError, match="give --role"):
+        add_key(tmp_path, other)
+
+
+def test_a_key_is_not_written_over_another(tmp_path: Path) -> None:
+    add_key(tmp_path, write(tmp_path / "oats.public", signer("one").public))
+    again = write(tmp_path / "oats.public", signer("two").public)
+    with pytest.raises(errors.ConfigError, match="holds another key"):
+        add_key(tmp_path, again)
+    add_key(tmp_path, again, name="two")
+    assert len(found(tmp_path)) == 2
+    assert add_key(tmp_path, again, name="two"), "the same again is no harm"
+
+
+def test_private_keys_are_refused_in_every_form(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization as form
+
+    key, public = signer("one")._key, form.PublicFormat
+    kinds = (form.PrivateFormat.TraditionalOpenSSL, form.PrivateFormat.PKCS8)
+    secret = form.BestAvailableEncryption(b"pass")
+    forms = [
+        key.private_bytes(encoding, kind, form.NoEncryption())
+        for encoding in (form.Encoding.DER, form.Encoding.PEM)
+        for kind in kinds
+    ]
+    forms.append(key.private_bytes(form.Encoding.DER, kinds[1], secret))
+    forms.append(key.private_bytes(form.Encoding.PEM, kinds[1], secret))
+    for data in forms:
+        with pytest.raises(errors.UntrustedKey, match="it is a private key"):
+            add_key(tmp_path, write(tmp_path / "oats.public", data))
+    assert found(tmp_path) == []
+    good = key.public_key().public_bytes(form.Encoding.PEM, public.SubjectPublicKeyInfo)
+    add_key(tmp_path, write(tmp_path / "oats.public", good))
+
+
+def test_statements_from_a_file(tmp_path: Path) -> None:
+    deploy(tmp_path, "oats.public", signer("one").public)
+    chain = [
+        statement(1, "one", add="two", retire="one"),
+        statement(2, "two", add="three"),
+    ]
+    done = follow_file(tmp_path, join_statements(chain))
+    assert [one.number for one in done.statements] == [1, 2]
+    assert {name for _, name in found(tmp_path)} == {
+        signer("two").key_id,
+        signer("three").key_id,
+    }
+    assert not follow_file(tmp_path, chain[0]).statements, "a replay"
+    with pytest.raises(errors.UntrustedKey, match="statement 1 has retired it"):
+        add_key(tmp_path, write(tmp_path / "oats.public", signer("one").public))
+    with pytest.raises(errors.Malformed):
+        follow_file(tmp_path, b"act01: x")
+
+
+def test_statements_wait_for_a_run_that_is_at_work(tmp_path: Path) -> None:
+    deploy(tmp_path, "oats.public", signer("one").public)
+    work = work_area(tmp_path)
+    prepare(work)
+    with hold_lock(work.lock, "a test"), pytest.raises(errors.Busy, match="a test"):
+        follow_file(tmp_path, statement(1, "one", add="two"))
+
+
+def test_manufacturing_data_can_be_retired(tmp_path: Path) -> None:
+    (tmp_path / "ofw/mfg-data").mkdir(parents=True)
+    (tmp_path / "ofw/mfg-data/t0").write_bytes(signer("one").public)
+    follow_file(tmp_path, statement(1, "one", add="two", retire="one"))
+    ring = load_keys(tmp_path)
+    assert [key.origin for key in ring] == ["statement 1"]
+    assert [key.origin for key in ring.retired] == ["manufacturing data t0"]
