@@ -280,6 +280,13 @@ class UntrustedStatement(TrustError):
     )
 
 
+class UntrustedDelegation(TrustError):
+    """A delegation from a higher site does not let this site sign."""
+
+    exit_code = 27
+    advice = "Have it made again, for the public key that is in this site's keys/."
+
+
 class BadHandOver(TrustError):
     """What the asker's unit left for the installer's is not what it may be."""
 

@@ -7,6 +7,7 @@ import click
 
 from olpc_update_query.cli import (
     admin_builds,
+    admin_keys,
     admin_laptops,
     admin_rollout,
     admin_serve,
@@ -37,7 +38,14 @@ def admin() -> None:
     """Keep a site."""
 
 
-for _module in (admin_site, admin_builds, admin_laptops, admin_rollout, admin_serve):
+for _module in (
+    admin_site,
+    admin_keys,
+    admin_builds,
+    admin_laptops,
+    admin_rollout,
+    admin_serve,
+):
     for _command in _module.COMMANDS:
         admin.add_command(_command)
 

@@ -115,8 +115,7 @@ def publish(
 
 def _order_signer(site: Site) -> "Callable[[OrderFacts], bytes] | None":
     """Return what signs the order that lies beside a build."""
-    from olpc_update_query.model.orders import Order, OrderFile
-    from olpc_update_query.server.signing import make_order
+    from olpc_update_query.server.orders import order_for
 
     try:
         key = load_key(site, Role.OATS)
@@ -125,11 +124,7 @@ def _order_signer(site: Site) -> "Callable[[OrderFacts], bytes] | None":
         note(f"  hint: `{PROGRAM} keygen {site.path}`, then publish it again.")
         return None
 
-    def sign(facts: "OrderFacts") -> bytes:
-        order = Order(facts.build, facts.contents, facts.size, urls=())
-        return make_order(OrderFile(order, SystemClock().now()), key.sig01)
-
-    return sign
+    return lambda facts: order_for(facts, key, SystemClock().now())
 
 
 def _tell(site: Site, done: "Published") -> None:
@@ -182,13 +177,19 @@ def usb(site: Path, stick: Path, names: tuple[BuildId, ...], days: int | None) -
     A laptop takes them with `olpc-update --usb`; it looks at signatures, not at who
     made the stick.
     """
-    from olpc_update_query.server.stick import copy_builds, write_leases
+    from olpc_update_query.server.stick import (
+        copy_builds,
+        write_leases,
+        write_statements,
+    )
 
     opened = open_site(site)
     wanted = names or tuple(sorted(opened.rollout().builds()))
     if not wanted:
         raise NoAssignment("rollout.toml", "no build is assigned; name one by --build")
     copy_builds([opened.need_build(name) for name in wanted], stick, Teller())
+    if write_statements(opened, stick):
+        say(f"{stick / 'keys.sig'} tells laptops which keys have changed.")
     if days is not None:
         with opened.change(who(), f"leases of {days} days on a stick"):
             count = write_leases(opened, stick, days=days, now=SystemClock().now())

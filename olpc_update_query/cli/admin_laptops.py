@@ -20,6 +20,7 @@ from olpc_update_query.cli.admin_console import (
     who,
 )
 from olpc_update_query.errors import Malformed, UnknownLaptop
+from olpc_update_query.model.wire import format_time
 from olpc_update_query.server import steer
 from olpc_update_query.server.laptops import (
     Laptop,
@@ -28,7 +29,7 @@ from olpc_update_query.server.laptops import (
     parse_group,
     read_rows,
 )
-from olpc_update_query.server.site import Site
+from olpc_update_query.server.site import DAY, Site
 from olpc_update_query.system.host import SystemClock
 
 MOST_WAITING = 1000
@@ -182,36 +183,65 @@ def _waiting(site: Site) -> list[Sequence[str]]:
 
 @click.command()
 @SITE
-@SERIAL
+@click.argument("serial", metavar="SERIAL", required=False)
 @click.option("--days", type=click.IntRange(1, 3650), help="How long it lasts.")
-def lease(site: Path, serial: str, days: int | None) -> None:
-    """Sign a lease for one laptop and print it, for a stick or to be sent.
+@click.option("--all", "all_", is_flag=True, help="One file for all laptops.")
+@click.option("--group", help="One file for the laptops of a group.")
+def lease(
+    site: Path, serial: str | None, days: int | None, all_: bool, group: str | None
+) -> None:
+    """Sign a lease for one laptop, or for many, and print it.
 
-    Save it as lease.sig in the laptop's /security. What the server gives the laptop
-    when it asks does not change.
+    Save it as lease.sig in the laptop's /security, or on a stick. What the server gives
+    the laptop when it asks does not change. Where a higher site has delegated to this
+    one, a lease lasts no longer than the delegation.
     """
-    from olpc_update_query.server.keys import load_key
+    if bool(serial) == (all_ or group is not None):
+        raise click.UsageError("give a SERIAL, or --all, or --group")
+    opened = open_site(site)
+    length = days or opened.settings().lease_days or 21
+    if serial is None:
+        _lease_many(opened, length, group)
+    else:
+        _lease_one(opened, serial, length)
+
+
+def _lease_one(site: Site, serial: str, length: int) -> None:
+    from olpc_update_query.server.keys import load_site_key
     from olpc_update_query.server.leases import sign_lease
     from olpc_update_query.trust.keys import Role
 
-    opened = open_site(site)
-    laptop = _find(opened, serial)
+    laptop = _find(site, serial)
     if laptop.uuid is None:
         raise UnknownLaptop(f"laptop {laptop.serial}", "has no uuid in laptops.csv")
     if laptop.stolen:
         raise UnknownLaptop(f"laptop {laptop.serial}", "is marked stolen")
-    length = days or opened.settings().lease_days or 21
-    with opened.change(who(), f"lease for {laptop.serial}, {length} days"):
+    with site.change(who(), f"lease for {laptop.serial}, {length} days"):
         made = sign_lease(
             laptop,
             laptop.uuid,
-            signer=load_key(opened, Role.LEASE),
+            key=load_site_key(site, Role.LEASE),
             now=SystemClock().now(),
             days=length,
         )
     click.echo(made.line, nl=False)
-    note(f"This lease lets {laptop.serial} start for {length} days.")
+    lasts = f"{(made.expiry - made.made) // DAY} days, until {format_time(made.expiry)}"
+    note(f"This lease lets {laptop.serial} start for {lasts}.")
     note("Next: save it as /security/lease.sig of that laptop.")
+
+
+def _lease_many(site: Site, length: int, group: str | None) -> None:
+    from olpc_update_query.server.signing import bulk_leases
+    from olpc_update_query.server.stick import all_leases
+
+    with site.change(who(), f"leases of {length} days for {group or 'all'}"):
+        now = SystemClock().now()
+        lines = all_leases(site, days=length, now=now, group=group)
+    if not lines:
+        raise UnknownLaptop("laptops.csv", "no laptop there may have a lease")
+    click.echo(bulk_leases(lines).decode(), nl=False)
+    note(f"These leases let {len(lines)} laptops start for {length} days at most.")
+    note("Next: save them as lease.sig on a stick.")
 
 
 @click.command()

@@ -5,10 +5,11 @@ changes; what is left to do for each query is one RSA signature.
 """
 
 import logging
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-from olpc_update_query.errors import MissingKey, UnsafeKey
+from olpc_update_query.errors import DamagedSite, MissingKey, UnsafeKey
 from olpc_update_query.model.messages import Answer, Query
 from olpc_update_query.model.orders import Order
 from olpc_update_query.model.wire import BuildId
@@ -21,6 +22,7 @@ from olpc_update_query.server.leases import Leases, reported_expiry
 from olpc_update_query.server.records import Poll
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import Assignment
+from olpc_update_query.server.rotations import needed
 from olpc_update_query.server.site import (
     PublishedBuild,
     Settings,
@@ -87,7 +89,8 @@ class Answerer:
         poll = _poll(query, laptop, answer, now, address)
         confirm = query.report is not None
         ticket = self._reports.record(poll, confirm=confirm)
-        signed = signing.make_answer(answer, signer.sig01)
+        serial = query.serial if laptop is None else laptop.serial
+        signed = signing.make_answer(answer, signer.sign_for(serial, now))
         if confirm:
             self._reports.wait(ticket)
         if poll.attempt is not None and poll.listed:
@@ -104,17 +107,16 @@ class Answerer:
         now: int,
         base: str,
     ) -> Answer:
-        settings = view.settings
+        settings, keys = view.settings, needed(view.statements, query.keys)
+        plain = Answer(query.nonce, now, interval=settings.interval, keys=keys)
         if laptop is None and settings.unknown is Unknown.LIST:
             message = f"This laptop is not on the list of {settings.name}."
-            return Answer(query.nonce, now, interval=settings.interval, message=message)
+            return replace(plain, message=message)
         if laptop is not None and laptop.stolen:
-            return Answer(query.nonce, now, stolen=True, interval=settings.interval)
-        return Answer(
-            query.nonce,
-            now,
+            return replace(plain, stolen=True)
+        return replace(
+            plain,
             lease=self._lease_for(laptop, query, settings, now),
-            interval=settings.interval,
             update=self._order_for(laptop, query, view, now, base),
             message=settings.message,
         )
@@ -126,7 +128,7 @@ class Answerer:
             return None
         try:
             signer = self._lease.get(now)
-        except (MissingKey, UnsafeKey) as error:
+        except (MissingKey, UnsafeKey, DamagedSite) as error:
             self._warn(f"no lease can be signed: {error}")
             return None
         lease = self._leases.due(laptop, query, settings, signer, now)

@@ -4,10 +4,19 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from olpc_update_query.errors import Malformed, UpdateError
+from olpc_update_query.errors import DamagedSite, Malformed, UpdateError
 from olpc_update_query.model.manifest import MAX_HEADER, parse_header
 from olpc_update_query.model.wire import BuildId, format_time
-from olpc_update_query.server.keys import load_key, private_path, public_path
+from olpc_update_query.server.delegating import prove
+from olpc_update_query.server.delegations import Delegation, file_name
+from olpc_update_query.server.keys import (
+    above_path,
+    load_key,
+    load_site_key,
+    private_path,
+    public_path,
+    site_ring,
+)
 from olpc_update_query.server.leases import EARLIEST
 from olpc_update_query.server.rollout import Kind, Rollout
 from olpc_update_query.server.site import Site
@@ -48,12 +57,13 @@ def check_site(site: Site, now: int, *, thoroughly: bool = False) -> list[Findin
     """
     found = list(_check_clock(now))
     sound = True
-    for read in (site.settings, site.laptops, site.rollout):
+    for read in (site.settings, site.laptops, site.rollout, site.statements):
         fault = _fault(read)
         found += fault
         sound = sound and not fault
     for role in Role:
         found += _check_key(site, role)
+        found += _check_delegations(site, role, now)
     for name in site.build_names():
         found += _check_build(site, name)
         found += _prove_build(site, name) if thoroughly else ()
@@ -89,9 +99,46 @@ def _check_key(site: Site, role: Role) -> Iterator[Finding]:
     if not path.exists():
         text = "is missing; `olpc-update-admin keygen` makes it anew"
         yield Finding(Weight.WARNING, str(path), text)
-    elif path.read_bytes() != signer.public:
+    elif all(key.der != signer.public for key in site_ring(site)):
         text = f"does not belong to {private_path(site, role).name}"
         yield Finding(Weight.ERROR, str(path), text)
+
+
+def _check_delegations(site: Site, role: Role, now: int) -> Iterator[Finding]:
+    """Look whether what a higher site has delegated serves the laptops here."""
+    name = file_name(role)
+    try:
+        key, laptops = load_site_key(site, role), site.laptops()
+    except UpdateError as error:
+        if isinstance(error, DamagedSite):
+            where, _, text = str(error).partition(": ")
+            yield Finding(Weight.ERROR, where, text)
+        return
+    if not (site.keys / name).exists():
+        return
+    for laptop in laptops.values():
+        one = key.delegations.get(laptop.serial)
+        if one is None:
+            yield Finding(Weight.WARNING, name, f"it has none for {laptop.serial}")
+        elif one.expiry <= now:
+            text = f"that for {laptop.serial} has ended"
+            yield Finding(Weight.ERROR, name, text)
+        elif laptop.uuid is not None and laptop.uuid != one.uuid:
+            text = f"{laptop.serial} has another UUID in it than in laptops.csv"
+            yield Finding(Weight.ERROR, name, text)
+        else:
+            yield from _prove(site, role, one, key.signer.public, now)
+
+
+def _prove(
+    site: Site, role: Role, one: Delegation, key: bytes, now: int
+) -> Iterator[Finding]:
+    path = above_path(site, role)
+    if path.exists():
+        try:
+            prove(one, role, key, path.read_bytes(), now)
+        except UpdateError as error:
+            yield Finding(Weight.ERROR, file_name(role), str(error))
 
 
 def _check_build(site: Site, name: BuildId) -> Iterator[Finding]:

@@ -2,19 +2,30 @@
 
 ``keys/oats.private`` and ``keys/lease.private`` never leave the site;
 ``keys/oats.public`` and ``keys/lease.public`` go to the laptops, into
-``/etc/olpc-update-query/keys.d``.
+``/etc/olpc-update-query/keys.d``. Beside them lie keys for later or earlier, such as
+``oats-2027.private``, the statements about keys, and what a higher site has delegated.
+A key that is called ``new-`` is trusted by nobody yet.
 """
 
 import os
 from pathlib import Path
+from typing import Final
 
 from olpc_update_query.errors import ConfigError, MissingKey, UnsafeKey
 from olpc_update_query.server import signing
+from olpc_update_query.server.delegations import (
+    SiteKey,
+    file_name,
+    parse_delegations,
+)
 from olpc_update_query.server.signing import Signer
 from olpc_update_query.server.site import Site
 from olpc_update_query.server.watch import Signature, signature
 from olpc_update_query.system.files import replace_file
-from olpc_update_query.trust.keys import Role
+from olpc_update_query.trust.keys import KeyRing, PublicKey, Role, load_public
+from olpc_update_query.trust.rotation import follow
+
+NEW: Final = "new-"
 
 
 def private_path(site: Site, role: Role) -> Path:
@@ -25,6 +36,11 @@ def private_path(site: Site, role: Role) -> Path:
 def public_path(site: Site, role: Role) -> Path:
     """Return where the public key of a role lies."""
     return site.keys / f"{role}.public"
+
+
+def above_path(site: Site, role: Role) -> Path:
+    """Return where the public key of the site that delegates to this one lies."""
+    return site.keys / f"above-{role}.public"
 
 
 def make_keys(site: Site) -> dict[Role, Signer]:
@@ -53,16 +69,70 @@ def make_keys(site: Site) -> dict[Role, Signer]:
     return made
 
 
+def site_ring(site: Site) -> KeyRing:
+    """Return the keys that a laptop of this site trusts, if it is up to date.
+
+    Raises:
+        DamagedSite: ``keys.sig`` is malformed.
+    """
+    given = [
+        PublicKey(role, load_public(path.read_bytes()), path.name)
+        for role in Role
+        for path in _files(site, role, "public")
+    ]
+    return follow((one.raw for one in site.statements()), KeyRing(given)).ring
+
+
+def _files(site: Site, role: Role, kind: str) -> list[Path]:
+    patterns = (f"{role}.{kind}", f"{role}-*.{kind}")
+    return [path for name in patterns for path in sorted(site.keys.glob(name))]
+
+
 def load_key(site: Site, role: Role) -> Signer:
-    """Read the private key of a role.
+    """Read the private key that signs for a role: the first that is not retired.
 
     Raises:
         MissingKey: There is none.
         UnsafeKey: Others can read it, or it is no RSA-2048 key.
     """
     path = private_path(site, role)
+    if not site.statements():
+        if not path.exists():
+            raise MissingKey(str(path), f"the site has no private key for {role}")
+        return read_private(site, path)
+    ring = site_ring(site)
+    for path in _files(site, role, "private"):
+        signer = read_private(site, path)
+        if not ring.is_retired(role, signer.public):
+            return signer
+    for path in sorted(site.keys.glob(f"{NEW}{role}-*.private")):
+        signer = read_private(site, path)  # `publish` was stopped before it renamed it
+        if any(key.der == signer.public and key.role is role for key in ring):
+            return signer
+    raise MissingKey(str(path), f"the site has no private key for {role} in use")
+
+
+def load_site_key(site: Site, role: Role) -> SiteKey:
+    """Read what a site signs with: the key, and what was delegated to it.
+
+    Raises:
+        MissingKey: There is no key.
+        UnsafeKey: Others can read it, or it is no RSA-2048 key.
+        DamagedSite: The delegations are malformed.
+    """
+    path = site.keys / file_name(role)
+    signer = load_key(site, role)
     if not path.exists():
-        raise MissingKey(str(path), f"the site has no private key for {role}")
+        return SiteKey(signer, {})
+    return SiteKey(signer, parse_delegations(path.read_bytes(), path.name))
+
+
+def read_private(site: Site, path: Path) -> Signer:
+    """Read one private key of a site.
+
+    Raises:
+        UnsafeKey: Others can read it, or it is no RSA-2048 key.
+    """
     for place, forbidden in ((site.keys, 0o022), (path, 0o077)):
         mode = os.stat(place).st_mode & 0o7777
         if mode & forbidden:
@@ -74,9 +144,9 @@ def load_key(site: Site, role: Role) -> Signer:
 
 
 class LoadedKey:
-    """A private key that is read once, and again when its file changes.
+    """What a site signs with, read once, and again when its directory changes.
 
-    Its file is looked at when the clock's second changes.
+    The directory is looked at when the clock's second changes.
 
     Args:
         site: The site.
@@ -86,10 +156,10 @@ class LoadedKey:
     def __init__(self, site: Site, role: Role) -> None:
         self._site, self._role = site, role
         self._path = private_path(site, role)
-        self._held: tuple[Signature | None, Signer] | None = None
+        self._held: tuple[tuple[Signature | None, ...], SiteKey] | None = None
         self._looked = 0
 
-    def get(self, now: int) -> Signer:
+    def get(self, now: int) -> SiteKey:
         """Return the key.
 
         Args:
@@ -98,12 +168,13 @@ class LoadedKey:
         Raises:
             MissingKey: There is none.
             UnsafeKey: Others can read it, or it is no RSA-2048 key.
+            DamagedSite: The statements or delegations beside it are malformed.
         """
         held = self._held
         if held is not None and now == self._looked:
             return held[1]
-        seen = signature(self._path)
+        seen = (signature(self._site.keys), signature(self._path))
         if held is None or held[0] != seen:
-            self._held = held = seen, load_key(self._site, self._role)
+            self._held = held = seen, load_site_key(self._site, self._role)
         self._looked = now
         return held[1]

@@ -11,10 +11,10 @@ from olpc_update_query.errors import DiskFailed, Malformed
 from olpc_update_query.model.messages import NEVER_EXPIRES, Query
 from olpc_update_query.model.wire import format_time
 from olpc_update_query.server import signing
+from olpc_update_query.server.delegations import SiteKey
 from olpc_update_query.server.laptops import Laptop
 from olpc_update_query.server.records import Event, StoredLease
 from olpc_update_query.server.reports import Reports
-from olpc_update_query.server.signing import Signer
 from olpc_update_query.server.site import DAY, Settings
 from olpc_update_query.trust.lease import parse_line
 
@@ -25,20 +25,25 @@ _HELD: Final = 20_000
 
 
 def sign_lease(
-    laptop: Laptop, uuid: str, *, signer: Signer, now: int, days: int
+    laptop: Laptop, uuid: str, *, key: SiteKey, now: int, days: int
 ) -> StoredLease:
     """Sign a lease.
 
     Args:
         laptop: Whose.
         uuid: The UUID it names.
-        signer: The site's lease key.
+        key: The site's lease key.
         now: The present.
-        days: How long it lasts.
+        days: How long it lasts; no longer than what was delegated to the key.
     """
-    expiry = now + days * DAY
-    line = signing.make_lease(laptop.serial, uuid, expiry, signer.sig01)
-    return StoredLease(laptop.serial, uuid, signer.key_id, now, expiry, line)
+    expiry = _end(laptop.serial, key, now, days)
+    sign = key.sign_for(laptop.serial, now, expiry)
+    line = signing.make_lease(laptop.serial, uuid, expiry, sign)
+    return StoredLease(laptop.serial, uuid, key.signer.key_id, now, expiry, line)
+
+
+def _end(serial: str, key: SiteKey, now: int, days: int) -> int:
+    return int(min(now + days * DAY, key.end_for(serial, now)))
 
 
 def reported_expiry(query: Query) -> int | None:
@@ -64,7 +69,7 @@ class Leases:
         self._held: OrderedDict[str, StoredLease] = OrderedDict()
 
     def due(
-        self, laptop: Laptop, query: Query, settings: Settings, signer: Signer, now: int
+        self, laptop: Laptop, query: Query, settings: Settings, key: SiteKey, now: int
     ) -> StoredLease | None:
         """Return the lease that a laptop should be given.
 
@@ -72,24 +77,41 @@ class Leases:
             laptop: The laptop, which is not stolen.
             query: What it says.
             settings: How long leases last here.
-            signer: The site's lease key.
+            key: The site's lease key.
             now: The present.
 
         Returns:
             The lease; None when it has a good one, or this site gives it none.
         """
+        lease = self.current(laptop, settings, key, now)
+        return lease if lease and _wanted(lease, query, settings) else None
+
+    def current(
+        self, laptop: Laptop, settings: Settings, key: SiteKey, now: int
+    ) -> StoredLease | None:
+        """Return the lease that a laptop may be given now, signed anew if need be.
+
+        Args:
+            laptop: The laptop, which is not stolen.
+            settings: How long leases last here.
+            key: The site's lease key.
+            now: The present.
+
+        Returns:
+            The lease; None when this site gives it none.
+        """
         if laptop.uuid is None or not settings.lease_days or now < EARLIEST:
             return None
         lease = self._find(laptop.serial)
-        if lease is None or not _usable(lease, laptop.uuid, signer, settings, now):
+        if lease is None or not _usable(lease, laptop.uuid, key, settings, now):
             lease = sign_lease(
-                laptop, laptop.uuid, signer=signer, now=now, days=settings.lease_days
+                laptop, laptop.uuid, key=key, now=now, days=settings.lease_days
             )
             self._hold(lease)
             until = format_time(lease.expiry)
             self._reports.record(lease)
             self._reports.record(Event(now, laptop.serial, "lease", until))
-        return lease if _wanted(lease, query, settings) else None
+        return lease
 
     def _find(self, serial: str) -> StoredLease | None:
         lease = self._held.get(serial)
@@ -109,12 +131,12 @@ class Leases:
 
 
 def _usable(
-    lease: StoredLease, uuid: str, signer: Signer, settings: Settings, now: int
+    lease: StoredLease, uuid: str, key: SiteKey, settings: Settings, now: int
 ) -> bool:
     """Tell whether a lease may still be handed out, or a new one is to be signed."""
     half = lease.made + (lease.expiry - lease.made) // 2
-    whole = lease.expiry - lease.made == settings.lease_days * DAY
-    same = lease.uuid == uuid and lease.key_id == signer.key_id
+    whole = lease.expiry == _end(lease.serial, key, lease.made, settings.lease_days)
+    same = lease.uuid == uuid and lease.key_id == key.signer.key_id
     return same and whole and lease.made <= now < half
 
 

@@ -36,6 +36,7 @@ from olpc_update_query.ports import Clock
 from olpc_update_query.server.laptops import Laptop, parse_laptops, write_laptops
 from olpc_update_query.server.rollout import Rollout, parse_rollout
 from olpc_update_query.server.rollout_text import EMPTY
+from olpc_update_query.server.rotations import FILE, Made, parse_statements
 from olpc_update_query.server.tables import read_table
 from olpc_update_query.server.watch import Signature, Watched, signature
 from olpc_update_query.system.files import (
@@ -177,12 +178,14 @@ class View(NamedTuple):
         laptops: laptops.csv by serial number.
         rollout: rollout.toml.
         builds: The builds that were asked for, None for those that are not there.
+        statements: keys/keys.sig.
     """
 
     settings: Settings
     laptops: Mapping[str, Laptop]
     rollout: Rollout
     builds: dict[BuildId, PublishedBuild | None]
+    statements: tuple[Made, ...] = ()
 
 
 class Site:
@@ -203,6 +206,7 @@ class Site:
         self._settings = Watched(path / "site.toml", _settings_of)
         self._laptops = Watched(path / "laptops.csv", _laptops_of)
         self._rollout = Watched(path / "rollout.toml", _rollout_of)
+        self._statements = Watched(self.keys / FILE, parse_statements)
         self._manifests: dict[BuildId, Watched[tuple[Sha256, int] | None]] = {}
         self._seen: tuple[int, Signature | None, Signature | None] | None = None
         self._view: View | None = None
@@ -246,6 +250,14 @@ class Site:
         """
         return self._rollout.get()
 
+    def statements(self) -> tuple[Made, ...]:
+        """Return the statements about keys.
+
+        Raises:
+            DamagedSite: keys/keys.sig is malformed, and was since the program started.
+        """
+        return self._statements.get()
+
     def view(self, now: int) -> View:
         """Return all of that at once, for the cost of looking at two directories.
 
@@ -261,13 +273,19 @@ class Site:
         seen = (now, signature(self.path), signature(self.builds))
         view = self._view
         if view is None or seen != self._seen:
-            view = View(self.settings(), self.laptops(), self.rollout(), {})
+            view = View(
+                self.settings(),
+                self.laptops(),
+                self.rollout(),
+                {},
+                self.statements(),
+            )
             self._view, self._seen = view, seen
         return view
 
     def problems(self) -> list[str]:
         """Return what has been damaged since it was read, one sentence each."""
-        watched = (self._settings, self._laptops, self._rollout)
+        watched = (self._settings, self._laptops, self._rollout, self._statements)
         return [str(one.problem) for one in watched if one.problem is not None]
 
     def build_names(self) -> list[BuildId]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from olpc_update_query.errors import SiteError
 from olpc_update_query.ports import Progress
 from olpc_update_query.server import signing
-from olpc_update_query.server.keys import load_key
+from olpc_update_query.server.keys import load_site_key
 from olpc_update_query.server.leases import sign_lease
+from olpc_update_query.server.rotations import FILE
 from olpc_update_query.server.site import PublishedBuild, Site
 from olpc_update_query.system.files import (
     disk_errors,
@@ -21,6 +22,7 @@ from olpc_update_query.system.files import (
     sync_filesystem,
 )
 from olpc_update_query.trust.keys import Role
+from olpc_update_query.trust.rotation import join_statements
 
 
 def copy_builds(
@@ -102,14 +104,50 @@ def write_leases(site: Site, stick: Path, *, days: int, now: int) -> int:
         MissingKey, UnsafeKey: Nothing can be signed.
         NoSpace, NotPermitted, DiskFailed: The stick cannot be written.
     """
-    signer = load_key(site, Role.LEASE)
-    lines = {
-        laptop.serial: sign_lease(
-            laptop, laptop.uuid, signer=signer, now=now, days=days
-        ).line
-        for laptop in site.laptops().values()
-        if laptop.uuid is not None and not laptop.stolen
-    }
+    lines = all_leases(site, days=days, now=now)
     with disk_errors(stick):
         replace_file(stick / "lease.sig", signing.bulk_leases(lines))
     return len(lines)
+
+
+def all_leases(
+    site: Site, *, days: int, now: int, group: str | None = None
+) -> dict[str, str]:
+    """Sign a lease for every laptop that may have one.
+
+    Args:
+        site: The site.
+        days: How long the leases last.
+        now: The present.
+        group: Only for those of a group.
+
+    Returns:
+        The leases by serial number.
+
+    Raises:
+        MissingKey, UnsafeKey, DamagedSite: Nothing can be signed.
+    """
+    key = load_site_key(site, Role.LEASE)
+    return {
+        laptop.serial: sign_lease(laptop, laptop.uuid, key=key, now=now, days=days).line
+        for laptop in site.laptops().values()
+        if laptop.uuid is not None and not laptop.stolen
+        if group is None or laptop.group == group
+    }
+
+
+def write_statements(site: Site, stick: Path) -> bool:
+    """Write ``keys.sig`` with the site's statements about keys, if there are any.
+
+    Returns:
+        Whether there are.
+
+    Raises:
+        NoSpace, NotPermitted, DiskFailed: The stick cannot be written.
+    """
+    made = site.statements()
+    if made:
+        with disk_errors(stick):
+            raw = join_statements(one.raw for one in made)
+            replace_file(stick / FILE, raw)
+    return bool(made)

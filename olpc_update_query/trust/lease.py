@@ -23,8 +23,10 @@ from olpc_update_query.trust.signature import verify_credential
 MAX_LEASE_LINE: Final = 8192
 """Bytes of a line, newline included, that the firmware's buffer holds."""
 
+BULK_START: Final = b'[1,{"'
+"""How a file for many laptops begins."""
+
 _MAX_TRIED: Final = 16
-_BULK: Final = b'[1,{"'
 _LINE: Final = re.compile(r"act01: ([!-~]+) ([!-~]) ([0-9TZ]{16}) (sig[ -~]+)")
 
 
@@ -125,7 +127,7 @@ def find_lease(
 
 
 def _lines_for(serial: str, data: bytes) -> Iterator[str]:
-    if data.startswith(_BULK):
+    if data.startswith(BULK_START):
         # No string holds a bare quote, so this is the laptop's key and nothing else.
         key = b'"%s":"' % serial.encode()
         start = data.find(key) + len(key)

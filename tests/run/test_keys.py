@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from olpc_update_query import errors
 from olpc_update_query.report import KeysChanged, LeaseKept
-from olpc_update_query.system import keyring
 from olpc_update_query.system.keyring import load_keys
+from olpc_update_query.system.state import StateStore
 from olpc_update_query.trust.keys import Role
 from tests.keys import signer
 from tests.rotations import statement
@@ -99,14 +100,14 @@ def test_the_query_tells_which_keys_are_trusted(
 def test_a_full_disk_keeps_the_old_keys_and_delays_no_lease(
     laptop: Laptop, server: ServerSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = keyring.StateStore.save
+    real = StateStore.save
 
-    def refuse(store: keyring.StateStore, name: str, facts: object) -> None:
+    def refuse(store: StateStore, name: str, facts: object) -> None:
         if name == "keys":
-            raise keyring.errors.NoSpace("/", 1, 0)
+            raise errors.NoSpace("/", 1, 0)
         real(store, name, facts)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(keyring.StateStore, "save", refuse)
+    monkeypatch.setattr(StateStore, "save", refuse)
     server.keys, server.key, server.lease = (FIRST,), "new", lease(NOW + DAY)
     assert laptop.ask()[0] == 0
     assert laptop.lease() == server.lease

@@ -577,7 +577,7 @@ def test_a_loaded_key_follows_its_file(tmp_path: Path) -> None:
     replace_file(
         site.keys / "oats.private", signer("lease").private_bytes(), mode=0o600
     )
-    assert key.get(NOW + 1).public == signer("lease").public
+    assert key.get(NOW + 1).signer.public == signer("lease").public
     (site.keys / "oats.private").unlink()
     with pytest.raises(MissingKey):
         key.get(NOW + 2)

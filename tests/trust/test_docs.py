@@ -15,7 +15,9 @@ from olpc_update_query.server.signing import load_private
 from olpc_update_query.trust.answer import open_answer, open_order
 from olpc_update_query.trust.keys import KeyRing, PublicKey, Role, load_public
 from olpc_update_query.trust.lease import find_lease
+from olpc_update_query.trust.rotation import apply, open_statement
 from olpc_update_query.trust.signature import verify_credential
+from tests.firmware import delegates, grep_lease
 from tests.keys import SERIAL, UUID, line_holds, ring, signer
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -68,6 +70,30 @@ def test_the_answer() -> None:
     assert trusted.answer.lease == sample("lease.sig").decode()
     [shape] = [text for text in blocks("protocol.md") if "oatc-signed-resp" in text]
     _assert_shape(raw.decode(), shape.strip(), {"{DATA}": r"(\{.*\})"})
+
+
+def test_the_statement_about_keys() -> None:
+    raw, old = sample("keys.sig"), load_public(sample("old-oats.public"))
+    before = KeyRing([PublicKey(Role.OATS, old, "sample")])
+    found = open_statement(raw, before)
+    assert found.time == NOW
+    assert [key.der for key in apply(found, before)] == [key(Role.OATS).der]
+    members = sorted(found.to_json())
+    assert first_column("key-rotation.md", "member") == members
+    [shape] = [text for text in blocks("key-rotation.md") if "signed-keys" in text]
+    _assert_shape(raw.decode(), shape.strip(), {"{DATA}": r"(\{.*\})"})
+
+
+def test_the_delegation() -> None:
+    text = grep_lease(sample("d-lease.sig").decode(), SERIAL)
+    assert delegates(
+        text,
+        sample("school-lease.public"),
+        SERIAL,
+        UUID,
+        trusted=[sample("old-lease.public")],
+        now="20261122T210000Z",
+    )
 
 
 def test_the_order() -> None:

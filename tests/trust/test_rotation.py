@@ -13,6 +13,7 @@ from olpc_update_query.errors import (
     UntrustedStatement,
 )
 from olpc_update_query.model import canonical
+from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import Answer
 from olpc_update_query.server.signing import (
     make_answer,
@@ -309,9 +310,14 @@ def test_what_is_kept_on_the_disk() -> None:
     assert kept.added == {signer("newer").public: 2}, "a retired key is not kept"
     assert sorted(kept.retired.values()) == [1, 2]
     assert standing_from_json(standing_to_json(kept)) == kept
-    for damage in ({"number": 0}, {"added": []}, {"retired": {"x": 1}}):
+    damages: list[dict[str, Json]] = [
+        {"number": 0},
+        {"added": []},
+        {"retired": {"x": 1}},
+    ]
+    for damage in damages:
         with pytest.raises(Malformed):
-            standing_from_json({**standing_to_json(kept), **damage})  # type: ignore[dict-item]
+            standing_from_json({**standing_to_json(kept), **damage})
 
 
 def test_an_independent_verifier_agrees() -> None:

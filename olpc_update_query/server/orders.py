@@ -1,0 +1,40 @@
+"""The signed orders that lie beside builds, for sticks and ``olpc-update BUILD``."""
+
+from olpc_update_query.model.orders import Order, OrderFile
+from olpc_update_query.server.publish import OrderFacts
+from olpc_update_query.server.signing import Signer, make_order
+from olpc_update_query.server.site import Site
+from olpc_update_query.system.files import replace_file
+
+
+def order_for(facts: OrderFacts, signer: Signer, now: int) -> bytes:
+    """Sign the order for a build.
+
+    Args:
+        facts: The build.
+        signer: The site's key for answers and orders.
+        now: The present.
+    """
+    order = Order(facts.build, facts.contents, facts.size, urls=())
+    return make_order(OrderFile(order, now), signer.sig01)
+
+
+def sign_orders_again(site: Site, signer: Signer, now: int) -> int:
+    """Sign every order anew, because the key that signed them is retired.
+
+    Args:
+        site: The site.
+        signer: The key that signs now.
+        now: The present.
+
+    Returns:
+        How many there are.
+    """
+    count = 0
+    for name in site.build_names():
+        build = site.find_build(name)
+        if build is not None and (build.path / "order").exists():
+            facts = OrderFacts(build.build, build.contents, build.size)
+            replace_file(build.path / "order", order_for(facts, signer, now))
+            count += 1
+    return count

@@ -1,0 +1,178 @@
+"""Making statements about keys: drafted on the site, signed anywhere, published."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from olpc_update_query.errors import SiteError, SiteExists, TrustError, UpdateError
+from olpc_update_query.server import signing
+from olpc_update_query.server.keys import NEW, load_key, site_ring
+from olpc_update_query.server.rotations import FILE
+from olpc_update_query.server.signing import Signer
+from olpc_update_query.server.site import Site
+from olpc_update_query.system.files import fsync_directory, replace_file
+from olpc_update_query.trust.envelope import STATEMENT, Opened, open_envelope
+from olpc_update_query.trust.keys import ID_BYTES, PublicKey, Role
+from olpc_update_query.trust.rotation import (
+    MAX_STATEMENTS,
+    Statement,
+    apply,
+    join_statements,
+    open_statement,
+    read_statement,
+)
+from olpc_update_query.trust.signature import parse_signature
+
+
+class Change(NamedTuple):
+    """What a statement is to do.
+
+    Attributes:
+        role: What the keys sign.
+        add: Keys to add, PKCS#1 DER.
+        retire: Keys to retire, PKCS#1 DER.
+        threshold: How many keys sign the next statement; None: as many as this one.
+    """
+
+    role: Role
+    add: tuple[bytes, ...] = ()
+    retire: tuple[bytes, ...] = ()
+    threshold: int | None = None
+
+
+def draft(site: Site, change: Change, now: int) -> bytes:
+    """Return a statement that nobody has signed yet.
+
+    Raises:
+        SiteError: It would leave too few keys, or say nothing.
+    """
+    ring = site_ring(site)
+    standing = ring.standing(change.role)
+    statement = Statement(
+        change.role,
+        standing.number + 1,
+        now,
+        change.threshold or standing.threshold,
+        change.add,
+        tuple(PublicKey(change.role, der, "").digest for der in change.retire),
+    )
+    raw = signing.sign_statement(signing.statement_data(statement), [])
+    try:
+        read_statement(raw)
+    except TrustError as error:
+        raise SiteError("the statement", error.reason) from error
+    left = [key for key in apply(statement, ring) if key.role is change.role]
+    if len(left) < statement.threshold:
+        reason = f"would leave {len(left)} keys of which {statement.threshold} sign"
+        raise SiteError("the statement", reason)
+    return raw
+
+
+def add_signature(raw: bytes, signer: Signer) -> bytes:
+    """Return a statement with one more signature; a second by one key replaces it.
+
+    Raises:
+        Malformed: It is no statement.
+    """
+    opened = _opened(raw)
+    others = [line for line in opened.lines if _name(line) != signer.key_id]
+    return signing.sign_statement(opened.octets, [*others, signer.sig01(opened.octets)])
+
+
+def signers_of(raw: bytes) -> tuple[str, ...]:
+    """Return the names of the keys that a statement says have signed it."""
+    return tuple(map(_name, _opened(raw).lines))
+
+
+def publish(site: Site, raw: bytes) -> Statement:
+    """Hand a statement out from now on; call it inside ``site.change``.
+
+    A new key of this site that it adds loses the ``new-`` of its files' names.
+
+    Raises:
+        Malformed: It is no statement.
+        UntrustedStatement: Laptops of this site would not follow it.
+        SiteExists: There are as many as a laptop looks at.
+    """
+    statement = open_statement(raw, site_ring(site))
+    made = [one.raw for one in site.statements()]
+    if len(made) >= MAX_STATEMENTS:
+        reason = f"has {MAX_STATEMENTS} statements, which is all that a laptop reads"
+        raise SiteExists(str(site.keys / FILE), reason)
+    replace_file(site.keys / FILE, join_statements([*made, raw]))
+    for public in sorted(site.keys.glob(f"{NEW}*.public")):
+        if public.read_bytes() in statement.add:
+            for path in (public.with_suffix(".private"), public):
+                path.rename(path.with_name(path.name.removeprefix(NEW)))
+    fsync_directory(site.keys)
+    return statement
+
+
+def make_pair(site: Site, role: Role, name: str) -> tuple[Path, Signer]:
+    """Make one more key; call it inside ``site.change``.
+
+    Returns:
+        Its private file, and the key. The public file lies beside it.
+
+    Raises:
+        SiteExists: There is a key of this name.
+    """
+    private = site.keys / f"{NEW}{role}-{name}.private"
+    for path in (private, site.keys / f"{role}-{name}.private"):
+        if path.exists():
+            raise SiteExists(str(path), "is a key already; a key is not overwritten")
+    signer = signing.generate()
+    signing.store_private(private, signer)
+    replace_file(private.with_suffix(".public"), signer.public)
+    return private, signer
+
+
+def rotate(site: Site, role: Role, name: str, now: int) -> tuple[Path, Statement]:
+    """Replace the key that signs by a new one; call it inside ``site.change``.
+
+    Returns:
+        The new private file, and the statement, which is published.
+
+    Raises:
+        UntrustedStatement: More than one person must sign: use draft and sign.
+    """
+    old = load_key(site, role)
+    private, new = make_pair(site, role, name)
+    change = Change(role, (new.public,), (old.public,))
+    try:
+        raw = add_signature(draft(site, change, now), old)
+        open_statement(raw, site_ring(site))
+    except UpdateError:
+        for path in (private, private.with_suffix(".public")):
+            path.unlink()  # nobody trusts it, and nobody has been told to
+        raise
+    statement = publish(site, raw)
+    return private.with_name(private.name.removeprefix(NEW)), statement
+
+
+def find_key(site: Site, role: Role, wanted: str) -> bytes:
+    """Return a trusted key of the site by a file's name, or by its id's beginning.
+
+    Raises:
+        SiteError: There is none, or more than one.
+    """
+    found: Sequence[PublicKey] = [
+        key
+        for key in site_ring(site)
+        if key.role is role
+        and (key.origin == Path(wanted).name or key.key_id.startswith(wanted))
+    ]
+    if len(found) != 1:
+        reason = "is no key" if not found else "is more than one key"
+        raise SiteError(wanted, f"{reason} for {role} of this site")
+    return found[0].der
+
+
+def _opened(raw: bytes) -> Opened:
+    read_statement(raw)
+    return open_envelope(raw, STATEMENT)
+
+
+def _name(line: str) -> str:
+    parsed = parse_signature(line.removesuffix("\n"))
+    return "" if parsed is None else parsed.groups[0].key[-2 * ID_BYTES :]
