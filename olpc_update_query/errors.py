@@ -206,6 +206,13 @@ class NoRsync(NetworkError):
     advice = "Install rsync 3.1.3 or later, or name an http:// source in the order."
 
 
+class HashcashRefused(NetworkError):
+    """A server wants more work than a laptop does, or gave nothing for it."""
+
+    exit_code = 28
+    advice = "Set hashcash_bits in the server's site.toml to 20 at most."
+
+
 # --- trust: never obey this -----------------------------------------------------
 
 

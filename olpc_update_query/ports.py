@@ -35,12 +35,14 @@ class Reply(NamedTuple):
         content_type: Its media type, lower case, without parameters.
         body: The body, decoded, at most the limit given.
         retry_after: Seconds the server asks us to wait, if it does.
+        challenge: What it wants to be shown first, empty if nothing.
     """
 
     status: int
     content_type: str
     body: bytes
     retry_after: int | None
+    challenge: str = ""
 
 
 class Stream(NamedTuple):
@@ -75,7 +77,9 @@ class Transport(Protocol):
     received: int
     requests: int
 
-    def post(self, url: str, body: bytes, *, limit: int) -> Reply:
+    def post(
+        self, url: str, body: bytes, *, limit: int, authorization: str = ""
+    ) -> Reply:
         """Send a form and read a reply of at most ``limit`` bytes."""
 
     def get(

@@ -7,7 +7,15 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from olpc_update_query import errors
-from olpc_update_query.model.messages import MAX_ANSWER, Query
+from olpc_update_query.model.hashcash import (
+    MAX_BITS,
+    STATUS,
+    Challenge,
+    credentials,
+    mint,
+    parse_challenge,
+)
+from olpc_update_query.model.messages import MAX_ANSWER, Query, format_time
 from olpc_update_query.policy.gates import HeldBack, draw_reopening
 from olpc_update_query.policy.schedule import DAY, draw_next, draw_retry
 from olpc_update_query.ports import Reply, Transport
@@ -20,7 +28,7 @@ from olpc_update_query.report import (
 )
 from olpc_update_query.run.machine import Machine, network
 from olpc_update_query.run.memory import Memory, recall, remember
-from olpc_update_query.system.host import boot_id
+from olpc_update_query.system.host import boot_id, draw_nonce
 from olpc_update_query.system.network import proxies_for
 from olpc_update_query.system.proxy_script import proxy_script
 from olpc_update_query.trust.answer import TrustedAnswer, open_answer
@@ -30,11 +38,15 @@ from olpc_update_query.trust.lease import find_lease
 PATH = "antitheft/1/"
 TOO_MANY_REQUESTS = 429
 LONGEST_REMARK = 100
+LONGEST_WORK = 30  # seconds, by a clock that goes on in suspend
 PORTAL_SAYS = 511  # Network Authentication Required: an honest portal
 _MARKUP = re.compile(
     rb"<(!doctype|!--|/?(html|head|body|script|iframe|meta|link|style|div|img)\b)",
     re.IGNORECASE,
 )
+
+_UNPAID = "it took the hashcash and gave no answer"
+_PUNCTUATION = dict.fromkeys(map(ord, "TZ"))
 
 
 class Replied(NamedTuple):
@@ -94,9 +106,13 @@ def _mention_script(
 def _ask_one(
     machine: Machine, transport: Transport, server: str, query: Query
 ) -> TrustedAnswer:
-    url = server + PATH
-    reply = transport.post(url, query.encode(), limit=MAX_ANSWER + 1)
-    _require_answer(url, reply)
+    url, form = server + PATH, query.encode()
+    reply = transport.post(url, form, limit=MAX_ANSWER + 1)
+    challenge = parse_challenge(reply.challenge) if reply.status == STATUS else None
+    if challenge is None:
+        _require_answer(url, reply)
+    else:
+        reply = _ask_again(transport, url, form, _pay(machine, url, challenge))
     try:
         return open_answer(
             reply.body,
@@ -107,10 +123,54 @@ def _ask_one(
             floor=recall(machine.asker).floor,
             check_signature=not machine.settings.ignore_signature,
         )
-    except errors.Malformed:
+    except errors.Malformed as error:
+        if challenge is not None:
+            raise errors.HashcashRefused(url, f"{_UNPAID}: {error}") from error
         if _MARKUP.search(reply.body):
             raise errors.NoAnswer(url, "a web page is mixed into the reply") from None
         raise
+
+
+def _pay(machine: Machine, url: str, challenge: Challenge) -> str:
+    """Do the work a server asks for: once for each query, and never much.
+
+    Raises:
+        HashcashRefused: It is too much, or takes too long.
+    """
+    if challenge.bits > MAX_BITS:
+        reason = f"it wants {challenge.bits} bits of hashcash, more than {MAX_BITS}"
+        raise errors.HashcashRefused(url, reason)
+    clock = machine.clock
+    until = clock.boottime() + LONGEST_WORK
+    stamp = mint(
+        challenge,
+        date=format_time(clock.now()).translate(_PUNCTUATION)[2:],
+        salt=draw_nonce(),
+        may_go_on=lambda: clock.boottime() < until,
+    )
+    if stamp is None:
+        reason = f"{challenge.bits} bits of hashcash take over {LONGEST_WORK} seconds"
+        raise errors.HashcashRefused(url, reason)
+    return stamp
+
+
+def _ask_again(transport: Transport, url: str, form: bytes, stamp: str) -> Reply:
+    """Ask with a stamp; work for nothing is backed off, whoever is to blame.
+
+    Raises:
+        ServerFailed: The server says so itself.
+        HashcashRefused: There was no answer.
+    """
+    try:
+        reply = transport.post(
+            url, form, limit=MAX_ANSWER + 1, authorization=credentials(stamp)
+        )
+        _require_answer(url, reply)
+    except errors.ServerFailed:
+        raise
+    except errors.NetworkError as error:
+        raise errors.HashcashRefused(url, f"{_UNPAID}: {error.reason}") from error
+    return reply
 
 
 def _keys(trusted: TrustedAnswer) -> tuple[tuple[str, str], ...]:
@@ -154,7 +214,7 @@ def _weight(error: errors.UpdateError) -> int:
     match error:
         case errors.TrustError():
             return 4
-        case errors.ServerFailed():
+        case errors.ServerFailed() | errors.HashcashRefused():
             return 3
         case errors.ProxyRefused():
             return 2
@@ -263,6 +323,8 @@ def keep_failure(
     match error:
         case errors.ServerFailed():
             retry_after = error.retry_after
+        case errors.HashcashRefused():
+            pass
         case errors.TrustError() if not isinstance(error, errors.Malformed):
             pass
         case _:

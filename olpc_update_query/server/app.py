@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -29,10 +29,13 @@ from olpc_update_query.model.messages import MAX_QUERY
 from olpc_update_query.ports import Clock
 from olpc_update_query.server.answers import Answerer
 from olpc_update_query.server.downloads import open_published, reply
+from olpc_update_query.server.hashcash import Gate
+from olpc_update_query.server.keys import LoadedKey
 from olpc_update_query.server.pages import FRESH, Pages, show_json
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.host import SystemClock
+from olpc_update_query.trust.keys import Role
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -76,7 +79,7 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.extensions["reports"] = reports
     count = settings.behind_proxies
-    queries = Queries(app.wsgi_app, Answerer(site, reports, clock))
+    queries = Queries(app.wsgi_app, site, Answerer(site, reports, clock), clock)
     outer = ProxyFix(queries, x_for=count, x_proto=count, x_host=count)
     # as Flask documents it
     app.wsgi_app = outer if count else queries  # type: ignore[method-assign]
@@ -101,16 +104,30 @@ def _text(text: str, status: int) -> Response:
     return Response(text, status, FRESH, mimetype="text/plain")
 
 
+class _Said(NamedTuple):
+    """What is said to a query."""
+
+    status: str
+    body: bytes
+    kind: str = _TEXT
+    headers: tuple[tuple[str, str], ...] = ()
+
+
 class Queries:
     """Answers queries before Flask sees them, in half the time.
 
     Args:
         inner: The application for everything else.
+        site: The site.
         answerer: Who answers.
+        clock: The present.
     """
 
-    def __init__(self, inner: "WSGIApplication", answerer: Answerer) -> None:
-        self._inner, self._answerer = inner, answerer
+    def __init__(
+        self, inner: "WSGIApplication", site: Site, answerer: Answerer, clock: Clock
+    ) -> None:
+        self._inner, self._answerer, self._clock = inner, answerer, clock
+        self._site, self._gate = site, Gate(LoadedKey(site, Role.OATS))
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -119,35 +136,50 @@ class Queries:
         if environ.get("PATH_INFO") != QUERY_PATH:
             return self._inner(environ, start_response)
         if environ["REQUEST_METHOD"] != "POST":
-            status, kind, body = "405 Method Not Allowed", _TEXT, b"POST a query here\n"
+            said = _Said("405 Method Not Allowed", b"POST a query here\n")
         else:
-            status, kind, body = self._serve(environ)
-        headers = [*_FRESH, ("Content-Type", kind), ("Content-Length", str(len(body)))]
-        start_response(status, headers)
-        return [body]
+            said = self._serve(environ)
+        headers = [*_FRESH, *said.headers, ("Content-Type", said.kind)]
+        headers.append(("Content-Length", str(len(said.body))))
+        start_response(said.status, headers)
+        return [said.body]
 
-    def _serve(self, environ: "WSGIEnvironment") -> tuple[str, str, bytes]:
+    def _serve(self, environ: "WSGIEnvironment") -> _Said:
         length = environ.get("CONTENT_LENGTH") or ""
         if not _LENGTH.fullmatch(length) or int(length) > MAX_QUERY:
             text = f"a query has at most {MAX_QUERY} bytes\n"
-            return "413 Content Too Large", _TEXT, text.encode()
+            return _Said("413 Content Too Large", text.encode())
         scheme, host = environ["wsgi.url_scheme"], environ.get("HTTP_HOST", "")
         base = base_url(scheme, host, environ.get("SCRIPT_NAME", ""))
         if base is None:
-            return "400 Bad Request", _TEXT, b"the Host header is no host name\n"
+            return _Said("400 Bad Request", b"the Host header is no host name\n")
         body = environ["wsgi.input"].read(int(length))
         try:
-            signed = self._answerer.answer(
-                body, base=base, address=environ.get("REMOTE_ADDR", "")
+            return self._ask_for_work(environ, body) or self._answer(
+                body, base, environ.get("REMOTE_ADDR", "")
             )
         except Malformed as error:
-            return "400 Bad Request", _TEXT, f"{error}\n".encode()
+            return _Said("400 Bad Request", f"{error}\n".encode())
         except UpdateError as error:
             _log.warning("%s; %s", error, error.hint())
-            return "503 Service Unavailable", _TEXT, b"this server cannot sign now\n"
+            return _Said("503 Service Unavailable", b"this server cannot sign now\n")
+
+    def _ask_for_work(self, environ: "WSGIEnvironment", body: bytes) -> _Said | None:
+        """Say what has to be done first, None when it was done or need not be."""
+        now = self._clock.now()
+        bits = self._site.view(now).settings.hashcash_bits
+        shown = environ.get("HTTP_AUTHORIZATION", "")
+        if not bits or self._gate.admits(bits, body, shown, now):
+            return None
+        challenge = self._gate.challenge(bits, body, now).header()
+        named = (("WWW-Authenticate", challenge),)
+        return _Said("401 Hashcash required.", b"hashcash required\n", headers=named)
+
+    def _answer(self, body: bytes, base: str, address: str) -> _Said:
+        signed = self._answerer.answer(body, base=base, address=address)
         if signed is None:
-            return "404 Not Found", _TEXT, b"this laptop is not known here\n"
-        return "200 OK", "application/json", signed
+            return _Said("404 Not Found", b"this laptop is not known here\n")
+        return _Said("200 OK", signed, "application/json")
 
 
 @lru_cache(256)

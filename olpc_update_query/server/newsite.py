@@ -42,6 +42,10 @@ unknown = "answer"
 # "nobody".
 status_page = "private"
 
+# How much work a laptop does before it is answered, in bits of hashcash: 0 for none, 20
+# at most. Something for a server that strangers ask for fun; laptops pay in battery.
+# hashcash_bits = 12
+
 [lease]
 # How long a lease lasts; a new one is given when half of it is over. 0: no leases.
 days = 21

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from olpc_update_query.errors import Busy, Malformed, NoSite, UnknownBuild
+from olpc_update_query.model.hashcash import MAX_BITS
 from olpc_update_query.model.wire import (
     BuildId,
     Sha256,
@@ -89,6 +90,7 @@ class Settings:
         lease_days: How long a lease lasts; 0: this site gives none.
         shorten: Whether a laptop whose lease ends later than that gets a shorter one.
         status_page: Who may see the status page.
+        hashcash_bits: How much work a query needs to be answered; 0: none.
         behind_proxies: How many reverse proxies stand before the server.
         reports_url: Another database than reports.db.
     """
@@ -103,6 +105,7 @@ class Settings:
     lease_days: int = 21
     shorten: bool = False
     status_page: Audience = Audience.PRIVATE
+    hashcash_bits: int = 0
     behind_proxies: int = 0
     reports_url: str | None = None
 
@@ -131,6 +134,7 @@ def parse_settings(data: bytes) -> Settings:
         lease_days=plain.lease_days if days is None else days,
         shorten=plain.shorten if lease is None else lease.flag("shorten"),
         status_page=top.choice("status_page", Audience, plain.status_page),
+        hashcash_bits=top.integer("hashcash_bits", 0, MAX_BITS) or 0,
         behind_proxies=top.integer("behind_proxies", 0, 9) or 0,
         reports_url=top.text("reports_url", limit=1000),
     )

@@ -110,8 +110,16 @@ class HttpTransport:
         """Close the connections that are kept open."""
         self._session.close()
 
-    def post(self, url: str, body: bytes, *, limit: int) -> Reply:
+    def post(
+        self, url: str, body: bytes, *, limit: int, authorization: str = ""
+    ) -> Reply:
         """Send a form and read a reply of at most ``limit`` bytes.
+
+        Args:
+            url: Where to.
+            body: The form.
+            limit: Bytes.
+            authorization: What a challenge asked for, if one did.
 
         Raises:
             NoAnswer: A redirect, which for a query is a captive portal, or a body
@@ -120,10 +128,11 @@ class HttpTransport:
             NetworkError: No reply, or not all of it in time.
         """
         patience = self._timeouts.reply
-        return _within(patience, shown(url), lambda: self._ask(url, body, limit))
+        extra = {"Authorization": authorization} if authorization else {}
+        return _within(patience, shown(url), lambda: self._ask(url, body, limit, extra))
 
-    def _ask(self, url: str, body: bytes, limit: int) -> Reply:
-        headers = {
+    def _ask(self, url: str, body: bytes, limit: int, extra: dict[str, str]) -> Reply:
+        headers = extra | {
             "Content-Type": "application/x-www-form-urlencoded",
             "Cache-Control": "no-cache",
             "Pragma": "no-cache",
@@ -143,6 +152,7 @@ class HttpTransport:
             media_type(response),
             decoded(bytes(raw), response, limit),
             retry_after(response),
+            response.headers.get("WWW-Authenticate", ""),
         )
 
     def get(

@@ -114,6 +114,7 @@ def test_every_setting_can_be_set() -> None:
         unknown = "list"
         message = "Hola"
         status_page = "nobody"
+        hashcash_bits = 12
         behind_proxies = 1
         reports_url = "postgresql://x"
         [lease]
@@ -132,6 +133,7 @@ def test_every_setting_can_be_set() -> None:
         lease_days=90,
         shorten=True,
         status_page=Audience.NOBODY,
+        hashcash_bits=12,
         behind_proxies=1,
         reports_url="postgresql://x",
     )
