@@ -38,6 +38,7 @@ KEYS: Mapping[str, Value] = {
     "stream": "",
     "set_clock": False,
     "bandwidth_limit": 0,
+    "lease_port": 191,
     "proxy.url": "",
     "proxy.user": "",
     "proxy.password": "",
@@ -238,6 +239,7 @@ def settings(inputs: Inputs, servers: Sequence[str] = ()) -> Settings:
         gates=_gates(inputs),
         serial=str(inputs.get("identity.serial").value).strip(),
         uuid=str(inputs.get("identity.uuid").value).strip(),
+        lease_port=_number(inputs, "lease_port", 0, 65535),
         key_threshold=_number(inputs, "keys.threshold", 1, MAX_KEYS),
         ignore_signature=inputs.ignore_signature,
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from olpc_update_query.cli.admin_console import (
     say,
     suggest,
 )
+from olpc_update_query.errors import PortTaken
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.host import SystemClock
 
@@ -26,9 +28,21 @@ from olpc_update_query.system.host import SystemClock
     type=click.IntRange(0, 65535),
     help="TCP port; 80 for root, else 8080. Laptops ask port 80 by themselves.",
 )
+@click.option(
+    "--lease-port",
+    type=click.IntRange(0, 65535),
+    help="TCP port of leases for the initramfs; 191 for root, else none.",
+)
 @click.option("--threads", type=click.IntRange(1, 64), default=8, show_default=True)
 @click.option("-v", "--verbose", is_flag=True, help="Log every answer.")
-def serve(site: Path, host: str, port: int | None, threads: int, verbose: bool) -> None:
+def serve(
+    site: Path,
+    host: str,
+    port: int | None,
+    lease_port: int | None,
+    threads: int,
+    verbose: bool,
+) -> None:
     """Answer laptops and hand out builds until SIGINT or SIGTERM.
 
     Started by root it takes the port, then runs as the user who owns the site.
@@ -37,6 +51,7 @@ def serve(site: Path, host: str, port: int | None, threads: int, verbose: bool) 
     from olpc_update_query.server import serve as serving
     from olpc_update_query.server.app import create_app
     from olpc_update_query.server.keys import load_key
+    from olpc_update_query.server.leaseport import served
     from olpc_update_query.trust.keys import Role
 
     opened = open_site(site)
@@ -44,7 +59,8 @@ def serve(site: Path, host: str, port: int | None, threads: int, verbose: bool) 
     wanted = (80 if os.geteuid() == 0 else 8080) if port is None else port
     with contextlib.ExitStack() as ending:
         sockets = serving.listen(host, wanted)
-        for listener in sockets:
+        leases = _listen_for_leases(host, lease_port)
+        for listener in (*sockets, *leases):
             ending.callback(listener.close)
         user = serving.become_owner(site)
         _set_up_logging(verbose)
@@ -52,10 +68,34 @@ def serve(site: Path, host: str, port: int | None, threads: int, verbose: bool) 
         app = create_app(site)
         ending.callback(app.extensions["reports"].close)
         trusted = opened.settings().behind_proxies > 0
-        with contextlib.suppress(KeyboardInterrupt):
+        reply = app.extensions["answerer"].answer_port
+        with contextlib.suppress(KeyboardInterrupt), served(leases, reply):
+            _tell_port(leases)
             _announce(opened, serving.addresses(sockets), user)
             serving.run(app, sockets, threads=threads, trusted=trusted)
     say("Stopped.")
+
+
+def _listen_for_leases(host: str, port: int | None) -> list[socket.socket]:
+    """Take the port for leases; without one that was asked for, it is no matter."""
+    from olpc_update_query.server.leaseport import PORT
+    from olpc_update_query.server.serve import listen
+
+    if port is not None:
+        return listen(host, port)
+    if os.geteuid() != 0:
+        return []
+    try:
+        return listen(host, PORT)
+    except PortTaken as error:
+        note(f"No leases for the initramfs: {error}")
+        return []
+
+
+def _tell_port(sockets: list[socket.socket]) -> None:
+    if sockets:
+        port = sockets[0].getsockname()[1]
+        say(f"Leases for the initramfs: TCP port {port}.")
 
 
 def _set_up_logging(verbose: bool) -> None:

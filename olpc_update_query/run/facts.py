@@ -19,7 +19,7 @@ from olpc_update_query.report import read_status
 from olpc_update_query.run.machine import Machine
 from olpc_update_query.run.waiting import current_hold, gate_before
 from olpc_update_query.system.files import disk_errors, free_bytes
-from olpc_update_query.system.security import installed_lease
+from olpc_update_query.system.security import installed_lease, is_marked_stolen
 from olpc_update_query.trust.lease import Lease
 
 FLOOR = "floor"
@@ -36,11 +36,13 @@ class Facts:
         layout: Where its builds lie; None where it cannot hold two.
         lease: The lease on its disk, if that is good.
         now: The time, never before the greatest signed time seen.
+        stolen: Whether it bears the mark of a stolen laptop.
     """
 
     layout: Layout | None
     lease: Lease | None
     now: int
+    stolen: bool = False
 
     @property
     def lease_expiry(self) -> int | None:
@@ -66,7 +68,7 @@ def look(machine: Machine) -> Facts:
         layout = None
     now = max(machine.clock.now(), floor(machine))
     lease = installed_lease(machine.root, machine.identity, machine.ring, now)
-    return Facts(layout, lease, now)
+    return Facts(layout, lease, now, is_marked_stolen(machine.root))
 
 
 def floor(machine: Machine) -> int:

@@ -61,6 +61,7 @@ from olpc_update_query.run.facts import (
     with_report,
 )
 from olpc_update_query.run.hand_over import HandOver
+from olpc_update_query.run.leaseport import ask_for_lease, better_lease, is_wanted
 from olpc_update_query.run.machine import (
     AskerEndedError,
     Machine,
@@ -83,7 +84,7 @@ from olpc_update_query.system.keyring import keep_keys
 from olpc_update_query.system.security import install_lease, mark_stolen
 from olpc_update_query.system.work import prepare
 from olpc_update_query.trust.answer import TrustedAnswer, open_answer
-from olpc_update_query.trust.lease import find_lease
+from olpc_update_query.trust.lease import MAX_LEASE_LINE, find_lease
 
 CLOCK_TOLERANCE = 60
 """Seconds by which the clock may be wrong before `set_clock` sets it."""
@@ -121,7 +122,7 @@ class Poll:
         keeps = not wish.dry_run
         self._report = Report(machine.installer, *told, keeps=keeps)
         self._asker = Report(machine.asker, *told, keeps=keeps)
-        self._parcel = Parcel(MAX_ANSWER)
+        self._parcel, self._lease = Parcel(MAX_ANSWER), Parcel(MAX_LEASE_LINE)
         self._locks: tuple[Path, ...] = (machine.work.lock, machine.work.asker_lock)
 
     def run(self) -> int:
@@ -129,7 +130,7 @@ class Poll:
 
         1. Schedule: is a query due? An overdue laptop draws a moment and waits for it.
         2. Lock: one run at a time.
-        3. Query, and 4. verify, as the asker.
+        3. Query, and 4. verify, as the asker; if nobody answers, a lease by port 191.
         5. Verify the same octets again, as the installer, and keep what they say about
            keys.
         6. Clock and lease: before any update, and whatever becomes of one.
@@ -183,7 +184,11 @@ class Poll:
         facts = look(self._machine)
         self._settle(facts)
         nonce = draw_nonce()
-        as_asker(self._machine, lambda: self._ask(facts, nonce), self._asker)  # 3, 4
+        try:  # 3, 4
+            as_asker(self._machine, lambda: self._ask(facts, nonce), self._asker)
+        except AskerEndedError:
+            self._keep_lease_of_port(facts)
+            raise
         return self._obey(nonce, facts)
 
     def _settle(self, facts: Facts) -> None:
@@ -251,6 +256,7 @@ class Poll:
             replied = ask(machine, query, self._asker)
         except errors.UpdateError as error:
             keep_failure(machine, error, expiry)
+            self._lease.put(ask_for_lease(machine, facts, self._asker))
             raise
         self._parcel.put(replied.trusted.raw)
         keep_answer(machine, replied, expiry)
@@ -339,6 +345,21 @@ class Poll:
             )
         with never_in_the_way("time floor"):
             keep_floor(self._machine, time)
+
+    def _keep_lease_of_port(self, facts: Facts) -> None:
+        """Install what came by port 191, if the installer finds it good as well."""
+        raw = self._lease.take()
+        if not raw or not is_wanted(self._machine, facts):
+            return
+        try:
+            lease = better_lease(self._machine, facts, raw)
+        except errors.UntrustedLease as error:
+            self._report.tell(LeaseRefused(error))
+            return
+        if lease is not None:
+            with never_in_the_way("lease by port 191"):
+                changed = install_lease(self._machine.root, lease)
+                self._report.tell(LeaseKept(changed, lease.expiry))
 
     def _set_clock(self, trusted: TrustedAnswer, facts: Facts) -> None:
         """Set the system clock from a signed time, where that is wanted.

@@ -9,7 +9,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-from olpc_update_query.errors import DamagedSite, MissingKey, UnsafeKey
+from olpc_update_query.errors import (
+    DamagedSite,
+    MissingKey,
+    UnsafeKey,
+    UpdateError,
+)
 from olpc_update_query.model.messages import Answer, Query
 from olpc_update_query.model.orders import Order
 from olpc_update_query.model.wire import BuildId
@@ -98,6 +103,32 @@ class Answerer:
         if _log.isEnabledFor(logging.INFO):
             _log.info("%s at %s: %s", query.serial, address, _told(query, answer))
         return signed
+
+    def answer_port(self, asked: bytes) -> bytes:
+        """Answer on port 191, where the initramfs asks for a lease.
+
+        Args:
+            asked: The serial number.
+
+        Returns:
+            A lease, the word ``STOLEN``, or nothing.
+        """
+        now = self._clock.now()
+        try:
+            view = self._site.view(now)
+            serial = normal_serial(asked.decode("ascii").removesuffix("\n"))
+            laptop = view.laptops.get(serial)
+            if laptop is None:
+                return b""
+            if laptop.stolen:
+                return b"STOLEN"
+            lease = self._leases.current(
+                laptop, view.settings, self._lease.get(now), now
+            )
+        except (UpdateError, UnicodeDecodeError) as error:
+            _log.warning("port 191: %s", error)
+            return b""
+        return b"" if lease is None else lease.line.encode()
 
     def _compose(
         self,

@@ -62,7 +62,8 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
         clock: The present; the machine's clock unless given.
 
     Returns:
-        The application; ``app.extensions["reports"]`` are its reports, to be closed.
+        The application; ``app.extensions["reports"]`` are its reports, to be closed,
+        ``app.extensions["answerer"]`` answers on port 191 as well.
 
     Raises:
         NoSite: There is no site.
@@ -79,7 +80,9 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.extensions["reports"] = reports
     count = settings.behind_proxies
-    queries = Queries(app.wsgi_app, site, Answerer(site, reports, clock), clock)
+    answerer = Answerer(site, reports, clock)
+    app.extensions["answerer"] = answerer
+    queries = Queries(app.wsgi_app, site, answerer, clock)
     outer = ProxyFix(queries, x_for=count, x_proto=count, x_host=count)
     # as Flask documents it
     app.wsgi_app = outer if count else queries  # type: ignore[method-assign]

@@ -129,7 +129,7 @@ class HttpTransport:
         """
         patience = self._timeouts.reply
         extra = {"Authorization": authorization} if authorization else {}
-        return _within(patience, shown(url), lambda: self._ask(url, body, limit, extra))
+        return within(patience, shown(url), lambda: self._ask(url, body, limit, extra))
 
     def _ask(self, url: str, body: bytes, limit: int, extra: dict[str, str]) -> Reply:
         headers = extra | {
@@ -192,9 +192,7 @@ class HttpTransport:
     ) -> requests.Response:
         """Send a GET and follow redirects, to http and https only."""
         patience = 2 * self._timeouts.connect + self._timeouts.silence
-        response = _within(
-            patience, shown(url), lambda: self._send("GET", url, headers)
-        )
+        response = within(patience, shown(url), lambda: self._send("GET", url, headers))
         if response.status_code not in _FOLLOWED:
             return response
         response.close()
@@ -352,11 +350,19 @@ def _read_some(raw: Any) -> bytes:
     return piece
 
 
-def _within(seconds: float, url: str, work: Callable[[], _T]) -> _T:
+def within(seconds: float, url: str, work: Callable[[], _T]) -> _T:
     """Do ``work`` in a thread, and leave it to itself when it takes too long.
 
     Only so can the whole be bounded: name resolution has no time-out, and a server
     that sends its headers a byte at a time is never silent.
+
+    Args:
+        seconds: How long is too long.
+        url: What was asked for, for the error.
+        work: What to do; what it raises is raised here.
+
+    Raises:
+        NetworkError: It took too long.
     """
     future: Future[_T] = Future()
 

@@ -22,6 +22,7 @@ class Settings:
         gates: What holds builds back, and for how long.
         serial: Serial number, where the machine does not know it; may be empty.
         uuid: UUID, likewise.
+        lease_port: Where servers give leases when HTTP gives no answer; 0: nowhere.
         key_threshold: How many keys must sign the first statement about keys.
         ignore_signature: Whether unsigned answers are believed (never `stolen`).
     """
@@ -34,5 +35,6 @@ class Settings:
     gates: Gates = field(default_factory=Gates)
     serial: str = ""
     uuid: str = ""
+    lease_port: int = 191
     key_threshold: int = 1
     ignore_signature: bool = False

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.simulator import (
     HOUR,
     Mischief,
     ServerSimulator,
+    hang_up,
     lease,
     prepare_laptop,
     set_due,
@@ -559,6 +561,39 @@ def test_statements_from_a_stick(root: Path, tmp_path: Path) -> None:
     assert done.code == 26
     assert "no trusted key has signed it" in done.err
     assert not difference(before, snapshot(root))
+
+
+def test_keys_that_change_over_the_air(root: Path, server: ServerSimulator) -> None:
+    """Asker and installer are two processes here, and both believe the new key."""
+    server.keys = (statement(1, "oats", add="new", retire="oats"),)
+    server.key = "new"
+    done = query(root, "-v")
+    assert done.code == 0, done.err
+    assert "keys: statement 1 about oats keys" in done.out
+    assert "from statement 1" in done.out, "the key that signed, and its origin"
+    rows = {row["id"]: row for row in query(root, "keys", "list", "--json").json}
+    assert rows[signer("oats").key_id]["retired"]
+    assert query(root, "--now").code == 0
+
+
+def test_a_lease_by_port_191(root: Path, server: ServerSimulator) -> None:
+    hang_up(server)
+    line = lease(int(time.time()) + 21 * DAY)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with open(root / "etc/olpc-update-query/config.toml", "a") as file:
+            file.write(f"lease_port = {listener.getsockname()[1]}\n")
+
+        def serve() -> None:
+            link, _ = listener.accept()
+            with link:
+                link.recv(100)
+                link.sendall(line.encode())
+
+        threading.Thread(target=serve, daemon=True).start()
+        done = query(root, "-v")
+    assert done.code == 10
+    assert "a new lease is installed" in done.out
+    assert (root / "security/lease.sig").read_text() == line
 
 
 def test_removing_the_last_key_is_told(root: Path) -> None:

@@ -31,11 +31,14 @@ class Served:
     Args:
         process: Its process.
         port: Where it listens on 127.0.0.1.
+        lease_port: Where it gives leases to the initramfs.
         said: What it printed until it was ready.
     """
 
     def __init__(self, process: "subprocess.Popen[str]", port: int, said: str) -> None:
         self.process, self.port, self.said = process, port, said
+        found = re.search(r"TCP port ([0-9]+)", said)
+        self.lease_port = int(found[1]) if found else 0
 
     def request(
         self,
@@ -96,6 +99,8 @@ def serve(site: Path, *options: str, before: str = "") -> Iterator[Served]:
         "--host",
         "127.0.0.1",
         "--port",
+        "0",
+        "--lease-port",
         "0",
     ]
     process = subprocess.Popen(
