@@ -4,6 +4,7 @@
 renewed, and what a power cut interrupts begins anew with the next query::
 
     asker/answer    of the asker: the salt of its nonce, then the answer's octets
+    asker/lease     of the asker: a lease that came by port 191, from nobody's answer
     asker/fetched   of the asker: all that was ordered has arrived; what it cost
     seed            of the installer: what the nonce of the next query is made from
     order           of the installer: the answer whose order is being fetched
@@ -24,11 +25,13 @@ from olpc_update_query.perform_update.walk import remove_tree
 from olpc_update_query.system.files import disk_errors, read_bounded, replace_file
 from olpc_update_query.system.host import KEPT_IDENTITY, Identity
 from olpc_update_query.system.work import give_to_asker
+from olpc_update_query.trust.lease import MAX_LEASE_LINE
 from olpc_update_query.trust.nonce import SALT, SEED, derive_nonce
 
 PLACE: Final = "run/olpc-update-query"
 ANSWER: Final = "answer"
 FETCHED: Final = "fetched"
+LEASE: Final = "lease"
 _SEED, _ORDER = "seed", "order"
 _LONGEST_NONCE = 64
 
@@ -74,6 +77,10 @@ class HandOver:
     def leave_fetched(self, numbers: bytes) -> None:
         """Tell the installer that all has arrived which the order needs."""
         self._leave(FETCHED, numbers)
+
+    def leave_lease(self, octets: bytes) -> None:
+        """Leave a lease that is no part of an answer."""
+        self._leave(LEASE, octets)
 
     def _leave(self, name: str, data: bytes) -> None:
         path = self._asker / name
@@ -131,6 +138,14 @@ class HandOver:
         if len(data) != size:
             raise errors.BadHandOver(FETCHED, "it is too short")
         return data
+
+    def take_lease(self) -> bytes:
+        """Take a lease that proves itself, and is not fresh.
+
+        Raises:
+            BadHandOver: It is no file of a possible size.
+        """
+        return self._take(LEASE, MAX_LEASE_LINE)
 
     def _take(self, name: str, limit: int) -> bytes:
         path = self._asker / name

@@ -256,11 +256,15 @@ class Poll:
             replied = ask(machine, query, self._asker)
         except errors.UpdateError as error:
             keep_failure(machine, error, expiry)
-            self._lease.put(ask_for_lease(machine, facts, self._asker))
+            self._leave_lease(ask_for_lease(machine, facts, self._asker))
             raise
         self._parcel.put(replied.trusted.raw)
         keep_answer(machine, replied, expiry)
         self._asker.rest()
+
+    def _leave_lease(self, octets: bytes) -> None:
+        """Leave what came by port 191 for the installer; nothing, perhaps."""
+        self._lease.put(octets)
 
     def _rehearse(self) -> int:
         """Do all that the asker may do, and nothing that stays on the disk."""
@@ -346,20 +350,26 @@ class Poll:
         with never_in_the_way("time floor"):
             keep_floor(self._machine, time)
 
-    def _keep_lease_of_port(self, facts: Facts) -> None:
-        """Install what came by port 191, if the installer finds it good as well."""
+    def _keep_lease_of_port(self, facts: Facts) -> bool:
+        """Install what came by port 191, if the installer finds it good as well.
+
+        Returns:
+            Whether it did.
+        """
         raw = self._lease.take()
         if not raw or not is_wanted(self._machine, facts):
-            return
+            return False
         try:
             lease = better_lease(self._machine, facts, raw)
         except errors.UntrustedLease as error:
             self._report.tell(LeaseRefused(error))
-            return
-        if lease is not None:
-            with never_in_the_way("lease by port 191"):
-                changed = install_lease(self._machine.root, lease)
-                self._report.tell(LeaseKept(changed, lease.expiry))
+            return False
+        if lease is None:
+            return False
+        with never_in_the_way("lease by port 191"):
+            changed = install_lease(self._machine.root, lease)
+            self._report.tell(LeaseKept(changed, lease.expiry))
+        return True
 
     def _set_clock(self, trusted: TrustedAnswer, facts: Facts) -> None:
         """Set the system clock from a signed time, where that is wanted.

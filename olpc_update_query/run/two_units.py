@@ -23,7 +23,13 @@ from olpc_update_query.report import (
 )
 from olpc_update_query.run.carry_out import CarryOut
 from olpc_update_query.run.facts import Facts, look, situation
-from olpc_update_query.run.hand_over import ANSWER, FETCHED, HandOver, Taken
+from olpc_update_query.run.hand_over import (
+    ANSWER,
+    FETCHED,
+    LEASE,
+    HandOver,
+    Taken,
+)
 from olpc_update_query.run.machine import (
     NUMBERS_SIZE,
     AskerEndedError,
@@ -67,6 +73,10 @@ class AskerHalf(Poll):
             self._report.tell(Decided(decision))
             return self._carry_out(decision.order, facts)
         return Outcome(Result.HANDED_OVER, "the installer has the answer")
+
+    def _leave_lease(self, octets: bytes) -> None:
+        if octets:
+            self._place.leave_lease(octets)
 
     def _carry_out(self, order: Order, facts: Facts) -> Outcome:
         reports = (self._report, self._report)
@@ -114,8 +124,10 @@ class InstallerHalf(Poll):
                 self._place.keep_identity(machine.identity)
             with hold_lock(machine.work.lock, "olpc-update-query install", wait=True):
                 self._settle(look(machine))
-                return self._take(ANSWER, self._obey_answer) or self._take(
-                    FETCHED, self._install_fetched
+                return (
+                    self._take(LEASE, self._keep_lease_left)
+                    or self._take(ANSWER, self._obey_answer)
+                    or self._take(FETCHED, self._install_fetched)
                 )
         except AskerEndedError as ended:
             return ended.exit_code
@@ -131,6 +143,13 @@ class InstallerHalf(Poll):
         self._taken = self._place.take_answer()
         self._parcel.put(self._taken.octets)
         return self._obey(self._taken.nonce, look(self._machine))
+
+    def _keep_lease_left(self) -> Outcome:
+        """Install a lease that came when nobody answered; it is as good as it says."""
+        self._lease.put(self._place.take_lease())
+        kept = self._keep_lease_of_port(look(self._machine))
+        what = "is installed" if kept else "is of no use here"
+        return Outcome(Result.NOTHING, f"a lease that came by port 191 {what}")
 
     def _install_fetched(self) -> Outcome:
         self._arrived = Numbers.unpack(self._place.take_fetched(NUMBERS_SIZE))

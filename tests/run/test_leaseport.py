@@ -9,11 +9,21 @@ from pathlib import Path
 import pytest
 
 from olpc_update_query.report import LeaseKept, LeaseRefused
+from olpc_update_query.run.hand_over import ANSWER, FETCHED, LEASE
+from olpc_update_query.run.poll import Wish
+from olpc_update_query.run.two_units import AskerHalf, InstallerHalf
 from tests.keys import SERIAL
 from tests.run.polled import NOW, Laptop
 from tests.server.served import serve
 from tests.server.sites import LAPTOP, list_laptops, make_site
-from tests.simulator import DAY, Mischief, ServerSimulator, hang_up, lease
+from tests.simulator import (
+    DAY,
+    Listener,
+    Mischief,
+    ServerSimulator,
+    hang_up,
+    lease,
+)
 
 
 class Port:
@@ -168,3 +178,59 @@ def test_the_real_server(
         configure(laptop, served.lease_port)
         laptop.ask()
     assert laptop.lease() is not None
+
+
+# --- by two units -------------------------------------------------------------------
+
+
+def install(laptop: Laptop) -> tuple[int, Listener]:
+    heard = Listener()
+    return InstallerHalf(laptop.machine(), heard).run(), heard
+
+
+def test_two_units_hand_it_over(laptop: Laptop, port: Port) -> None:
+    install(laptop)
+    assert AskerHalf(laptop.machine(), Listener(), Wish(now=True)).run() == 10
+    assert laptop.lease() is None
+    code, heard = install(laptop)
+    assert code == 0
+    assert laptop.lease() == port.reply.decode()
+    assert "is installed" in heard.outcome.text
+    assert install(laptop)[1].outcomes == [], "it is taken once"
+
+
+@pytest.mark.parametrize(
+    ("left", "code"),
+    [
+        pytest.param(lease(NOW + DAY).encode(), 0, id="shorter"),
+        pytest.param(lease(NOW + 90 * DAY, key="stranger").encode(), 0, id="stranger"),
+        pytest.param(b"", 0, id="nothing"),
+        pytest.param(b"x" * 10_000, 72, id="too much"),
+    ],
+)
+def test_what_a_hostile_asker_leaves(laptop: Laptop, left: bytes, code: int) -> None:
+    install(laptop)
+    put_lease(laptop, lease(NOW + 2 * DAY))
+    before = laptop.lease()
+    (laptop.root / "run/olpc-update-query/asker/lease").write_bytes(left)
+    assert install(laptop)[0] == code
+    assert laptop.lease() == before
+
+
+def test_a_hostile_asker_brings_no_lease_back_after_a_theft(laptop: Laptop) -> None:
+    install(laptop)
+    mark = laptop.root / "security/.private/stolen"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    left = laptop.root / "run/olpc-update-query/asker/lease"
+    left.write_text(lease(NOW + 90 * DAY))
+    assert install(laptop)[0] == 0
+    assert laptop.lease() is None
+    assert laptop.is_marked()
+
+
+def test_the_unit_waits_for_it() -> None:
+    unit = Path(__file__).parents[2] / "systemd/olpc-update-installer.path"
+    for name in (ANSWER, FETCHED, LEASE):
+        line = f"PathExists=/run/olpc-update-query/asker/{name}"
+        assert line in unit.read_text().splitlines()
