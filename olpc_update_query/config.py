@@ -55,7 +55,10 @@ KEYS: Mapping[str, Value] = {
 
 _STREAM = re.compile(r"[A-Za-z0-9._-]{0,64}")
 _HOURS = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
-_HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
+_HOST = re.compile(
+    r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]"
+)  # with the zone of an address that is local to a link
+_BARE_IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*")
 _TYPES = {str: "a string", int: "a whole number", bool: "true or false"}
 
 
@@ -259,7 +262,7 @@ def parse_server(text: str, where: str) -> str:
     """Return the URL of a server, given as a URL or as a mere host name.
 
     Args:
-        text: ``HOST[:PORT]`` or ``http[s]://HOST[:PORT][/PATH]``.
+        text: ``HOST[:PORT]``, an IPv6 address, or ``http[s]://HOST[:PORT][/PATH]``.
         where: Where it was read, for the error.
 
     Returns:
@@ -268,7 +271,7 @@ def parse_server(text: str, where: str) -> str:
     Raises:
         ConfigError: It is neither.
     """
-    url = text.strip() if "://" in text else f"http://{text.strip()}"
+    url = _with_scheme(text.strip())
     try:
         parts = urlsplit(url)
         good = parts.port != 0 and _HOST.fullmatch(_host(parts.netloc)) is not None
@@ -280,6 +283,12 @@ def parse_server(text: str, where: str) -> str:
     if not good or " " in url:
         raise errors.ConfigError(where, f"{text!r} is not http://HOST[:PORT]/")
     return url if url.endswith("/") else f"{url}/"
+
+
+def _with_scheme(text: str) -> str:
+    if "://" in text:
+        return text
+    return f"http://[{text}]" if _BARE_IPV6.fullmatch(text) else f"http://{text}"
 
 
 def _host(netloc: str) -> str:

@@ -47,6 +47,13 @@ class ConfigError(UpdateError):
         return f"{self.where}: {self.reason}"
 
 
+class NoIdentity(ConfigError):
+    """Nobody knows which laptop this is: no serial number and UUID of its own."""
+
+    exit_code = 29
+    advice = "Set serial and uuid under [identity] in config.toml, as in laptops.csv."
+
+
 class NotPermitted(UpdateError):
     """The user may not touch what the run has to write."""
 

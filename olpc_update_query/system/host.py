@@ -20,26 +20,32 @@ _PLACEHOLDERS = {
     "00020003000400050006000700080009",  # what AMI ships as the UUID
     "03000200040005000006000700080009",  # the same, read with the other byte order
     "0123456789",
+    "0123456789ABCDEF",
     "123456789",
     "1234567890",
     "BASEBOARDSERIALNUMBER",
     "CHASSISSERIALNUMBER",
+    "DEFAULT",
     "DEFAULTSTRING",
     "EMPTY",
+    "FILLBYOEM",
     "INVALID",
     "NA",
     "NONE",
     "NOTAPPLICABLE",
     "NOTAVAILABLE",
+    "NOTPRESENT",
     "NOTSETTABLE",
     "NOTSPECIFIED",
     "NULL",
     "OEM",
     "SERIAL",
     "SERIALNUMBER",
+    "SERNUM",
     "SHF00000000",  # OLPC's emulator
     "SYSTEMSERIALNUMBER",
     "TBD",
+    "TOBEFILLED",
     "TOBEFILLEDBYOEM",
     "UNKNOWN",
 }
@@ -88,7 +94,7 @@ def identity(root: Path, configured: tuple[str, str] | None = None) -> Identity:
         configured: Serial number and UUID of the configuration.
 
     Raises:
-        ConfigError: No place has a usable pair; names what each place lacked.
+        NoIdentity: No place has a usable pair; names what each place lacked.
     """
     refused = []
     for origin, serial, uuid in _candidates(root, configured):
@@ -96,10 +102,7 @@ def identity(root: Path, configured: tuple[str, str] | None = None) -> Identity:
         if reason is None:
             return Identity(serial, uuid, origin)
         refused.append(f"{origin}: {reason}")
-    raise errors.ConfigError(
-        "identity of this laptop",
-        "; ".join(refused) + "; set serial and uuid under [identity]",
-    )
+    raise errors.NoIdentity("identity of this laptop", "; ".join(refused))
 
 
 def _candidates(

@@ -126,7 +126,7 @@ def _wait(process: "subprocess.Popen[str]") -> Served:
         said += line
         if "stops the server" in line:
             break
-    found = re.search(r"http://127\.0\.0\.1:([0-9]+)/", said)
+    found = re.search(r"http://(?:127\.0\.0\.1|\[::1\]):([0-9]+)/", said)
     if found is None:
         _, complained = process.communicate()
         raise AssertionError(f"it does not serve: {said}{complained}")

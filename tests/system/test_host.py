@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from olpc_update_query.errors import ConfigError
+from olpc_update_query.errors import Malformed, NoIdentity
+from olpc_update_query.server.laptops import normal_serial
 from olpc_update_query.system import host
 
 UUID = "6B0A9D1E-52A1-4E4C-9F0E-1D2C3B4A5F60"
@@ -63,6 +64,10 @@ PLACEHOLDERS = (
     "xxxxxxxx",
     "System Serial Number",
     "Not Specified",
+    "Not Present",
+    "Default",
+    "INVALID",
+    "0123456789ABCDEF",
     "123456789",
     "SHF00000000",
     "",
@@ -78,11 +83,11 @@ def test_factory_placeholders_are_no_identity(tmp_path: Path, serial: str) -> No
         product_serial=serial.encode() + b"\n",
         product_uuid=UUID.encode() + b"\n",
     )
-    with pytest.raises(ConfigError):
+    with pytest.raises(NoIdentity):
         host.identity(tmp_path)
     found = host.identity(tmp_path, ("LAB7", UUID))
     assert found == ("LAB7", UUID, "configuration")
-    with pytest.raises(ConfigError, match="configuration: "):
+    with pytest.raises(NoIdentity, match="configuration: "):
         host.identity(tmp_path, (serial, UUID))
 
 
@@ -99,15 +104,22 @@ def test_factory_placeholders_are_no_identity(tmp_path: Path, serial: str) -> No
 )
 def test_uuid_must_be_one(tmp_path: Path, uuid: str) -> None:
     plant(tmp_path, host.DMI, product_serial=b"PF1", product_uuid=uuid.encode())
-    with pytest.raises(ConfigError, match=r"UUID refused|never filled in"):
+    with pytest.raises(NoIdentity, match=r"UUID refused|never filled in"):
         host.identity(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "serial", ["a b", "a:b", "ä1", "-ab", "a/b", "A" * 65, "a\tb1"]
+    "serial", ["a b", "a:b", "ä1", "-ab", "a/b", "../b1", "A" * 65, "a\tb1", "a&b=1"]
 )
-def test_serial_numbers_have_no_odd_characters(tmp_path: Path, serial: str) -> None:
-    with pytest.raises(ConfigError, match="serial number refused"):
+def test_what_the_server_refuses_is_no_serial_number(
+    tmp_path: Path, serial: str
+) -> None:
+    with pytest.raises(Malformed):
+        normal_serial(serial)
+    plant(tmp_path, NEW, SN=serial.encode(), U_=UUID.encode())
+    with pytest.raises(NoIdentity, match="serial number refused"):
+        host.identity(tmp_path)
+    with pytest.raises(NoIdentity, match="serial number refused"):
         host.identity(tmp_path, (serial, UUID))
 
 
@@ -118,10 +130,11 @@ def test_both_are_from_the_same_place(tmp_path: Path) -> None:
 
 
 def test_no_identity_names_every_place(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(NoIdentity) as caught:
         host.identity(tmp_path)
-    for place in (*host.MFG_DATA, host.DMI, "[identity]"):
+    for place in (*host.MFG_DATA, host.DMI):
         assert place in str(caught.value)
+    assert "[identity]" in caught.value.hint()
 
 
 def test_boot_id(tmp_path: Path) -> None:
