@@ -17,7 +17,6 @@ from olpc_update_query.errors import (
     SiteError,
     UpdateError,
 )
-from olpc_update_query.server.keys import private_path
 from olpc_update_query.server.site import Site
 from olpc_update_query.server.steer import Actor
 from olpc_update_query.system.host import SystemClock
@@ -91,7 +90,7 @@ def suggest(site: Site) -> None:
 
 
 def _next_step(site: Site) -> str:
-    if not private_path(site, Role.OATS).exists():
+    if not any(site.keys.glob(f"{Role.OATS}*.private")):
         return f"keygen {site.path}"
     if not site.build_names():
         return f"publish {site.path} TREE --build NAME"

@@ -79,7 +79,7 @@ def delegate_laptops(
         for laptop in site.laptops().values()
         if laptop.uuid is not None and not laptop.stolen
         if group is None or laptop.group == group
-        if not own.delegations or own.end_for(laptop.serial, now) != FOREVER
+        if own.can_sign_for(laptop.serial, now)
     }
 
 

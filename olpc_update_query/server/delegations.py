@@ -133,6 +133,10 @@ class SiteKey(NamedTuple):
     signer: Signer
     delegations: Mapping[str, Delegation]
 
+    def can_sign_for(self, serial: str, now: int) -> bool:
+        """Tell whether laptops would believe it, as far as this site knows."""
+        return not self.delegations or self._current(serial, now) is not None
+
     def end_for(self, serial: str, now: int) -> float:
         """Return until when this key can sign for a laptop, ``FOREVER`` if it is so."""
         found = self._current(serial, now)

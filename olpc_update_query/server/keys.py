@@ -7,11 +7,12 @@
 A key that is called ``new-`` is trusted by nobody yet.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Final
 
-from olpc_update_query.errors import ConfigError, MissingKey, UnsafeKey
+from olpc_update_query.errors import ConfigError, MissingKey, UnsafeKey, UntrustedKey
 from olpc_update_query.server import signing
 from olpc_update_query.server.delegations import (
     SiteKey,
@@ -26,6 +27,8 @@ from olpc_update_query.trust.keys import KeyRing, PublicKey, Role, load_public
 from olpc_update_query.trust.rotation import follow
 
 NEW: Final = "new-"
+
+_log = logging.getLogger(__name__)
 
 
 def private_path(site: Site, role: Role) -> Path:
@@ -57,14 +60,15 @@ def make_keys(site: Site) -> dict[Role, Signer]:
     """
     os.makedirs(site.keys, exist_ok=True)
     os.chmod(site.keys, 0o700)
-    missing = [role for role in Role if not private_path(site, role).exists()]
+    missing = [role for role in Role if not _files(site, role, "private")]
     made = {}
     for role in missing:
         made[role] = signing.generate()
         signing.store_private(private_path(site, role), made[role])
     for role in Role:
-        if not public_path(site, role).exists():
-            signer = made.get(role) or load_key(site, role)
+        has_private = private_path(site, role).exists()
+        if has_private and not public_path(site, role).exists():
+            signer = made.get(role) or read_private(site, private_path(site, role))
             replace_file(public_path(site, role), signer.public)
     return made
 
@@ -76,11 +80,20 @@ def site_ring(site: Site) -> KeyRing:
         DamagedSite: ``keys.sig`` is malformed.
     """
     given = [
-        PublicKey(role, load_public(path.read_bytes()), path.name)
+        key
         for role in Role
         for path in _files(site, role, "public")
+        if (key := _public(role, path)) is not None
     ]
     return follow((one.raw for one in site.statements()), KeyRing(given)).ring
+
+
+def _public(role: Role, path: Path) -> PublicKey | None:
+    try:
+        return PublicKey(role, load_public(path.read_bytes()), path.name)
+    except UntrustedKey as error:
+        _log.warning("%s is left out: %s", path, error)
+        return None
 
 
 def _files(site: Site, role: Role, kind: str) -> list[Path]:

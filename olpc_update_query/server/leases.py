@@ -7,7 +7,7 @@ over. A laptop that has it already is not given it again.
 from collections import OrderedDict
 from typing import Final
 
-from olpc_update_query.errors import DiskFailed, Malformed
+from olpc_update_query.errors import DiskFailed, Malformed, UntrustedDelegation
 from olpc_update_query.model.messages import NEVER_EXPIRES, Query
 from olpc_update_query.model.wire import format_time
 from olpc_update_query.server import signing
@@ -35,7 +35,13 @@ def sign_lease(
         key: The site's lease key.
         now: The present.
         days: How long it lasts; no longer than what was delegated to the key.
+
+    Raises:
+        UntrustedDelegation: The site signs by delegation, and has none for the laptop.
     """
+    if not key.can_sign_for(laptop.serial, now):
+        reason = "there is none, or it has ended"
+        raise UntrustedDelegation(f"delegation for {laptop.serial}", reason)
     expiry = _end(laptop.serial, key, now, days)
     sign = key.sign_for(laptop.serial, now, expiry)
     line = signing.make_lease(laptop.serial, uuid, expiry, sign)
@@ -101,6 +107,8 @@ class Leases:
             The lease; None when this site gives it none.
         """
         if laptop.uuid is None or not settings.lease_days or now < EARLIEST:
+            return None
+        if not key.can_sign_for(laptop.serial, now):
             return None
         lease = self._find(laptop.serial)
         if lease is None or not _usable(lease, laptop.uuid, key, settings, now):

@@ -133,6 +133,7 @@ def all_leases(
         for laptop in site.laptops().values()
         if laptop.uuid is not None and not laptop.stolen
         if group is None or laptop.group == group
+        if key.can_sign_for(laptop.serial, now)
     }
 
 

@@ -27,6 +27,7 @@ from olpc_update_query.server.leases import sign_lease
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.signing import bulk_leases
 from olpc_update_query.server.site import DAY, Site
+from olpc_update_query.server.stick import all_leases
 from olpc_update_query.trust.answer import open_answer
 from olpc_update_query.trust.keys import Role
 from olpc_update_query.trust.lease import find_lease
@@ -167,10 +168,14 @@ def test_another_laptop_is_not_signed_for(tree: Tree) -> None:
     hand_down(tree.national, tree.school, Role.LEASE)
     key = load_site_key(tree.school, Role.LEASE)
     other = LAPTOP._replace(serial="SHC00000042")
-    line = sign_lease(other, UUID, key=key, now=NOW, days=1).line
-    assert "sig01: " in line, "by the school's own key, which is all there is"
+    with pytest.raises(UntrustedDelegation, match="delegation for SHC00000042"):
+        sign_lease(other, UUID, key=key, now=NOW, days=1)
     moved = lease_of(tree.school).replace(SERIAL, other.serial)
     assert not boots(moved, other.serial, UUID, trusted=NATIONAL, now=NOW_TEXT)
+    list_laptops(tree.school, LAPTOP, other)
+    assert list(all_leases(tree.school, days=1, now=NOW)) == [SERIAL]
+    assert tree.answerer.answer_port(other.serial.encode()) == b""
+    assert tree.answerer.answer_port(SERIAL.encode()).startswith(b"act01: ")
 
 
 # --- accepting -------------------------------------------------------------------

@@ -14,7 +14,7 @@ from olpc_update_query.errors import (
 from olpc_update_query.model.messages import Query
 from olpc_update_query.server import rotating
 from olpc_update_query.server.answers import Answerer
-from olpc_update_query.server.keys import load_key, site_ring
+from olpc_update_query.server.keys import load_key, make_keys, site_ring
 from olpc_update_query.server.orders import sign_orders_again
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rotations import Made, needed, parse_statements
@@ -218,3 +218,24 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         site.statements()
     with pytest.raises(DamagedSite, match="more than 24"):
         parse_statements(b"[" + b",".join([CHAIN[0]] * 25) + b"]")
+
+
+def test_keygen_after_a_rotation_makes_no_key_that_nobody_trusts(
+    tmp_path: Path,
+) -> None:
+    """Even where the old private key was thrown away, as it may be."""
+    site = make_site(tmp_path)
+    rotating.rotate(site, Role.OATS, "2027", NOW)
+    signs = load_key(site, Role.OATS).public
+    (site.keys / "oats.private").unlink()
+    assert make_keys(site) == {}
+    assert load_key(site, Role.OATS).public == signs
+
+
+def test_a_file_that_is_no_key_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site(tmp_path)
+    (site.keys / "oats-junk.public").write_bytes(b"junk")
+    assert len(site_ring(site)) == 2
+    assert "oats-junk.public is left out" in caplog.text
