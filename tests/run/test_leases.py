@@ -3,6 +3,7 @@
 import pytest
 
 from olpc_update_query.perform_update.install import Installed
+from olpc_update_query.policy.decide import Nothing
 from olpc_update_query.report import (
     Answered,
     Decided,
@@ -141,3 +142,23 @@ def test_unsigned_answers_never_say_stolen(
     assert laptop.lease() == server.lease
     assert not laptop.is_marked()
     assert facts.floor(laptop.machine()) == NOW, "an unsigned time is no floor"
+
+
+@pytest.mark.parametrize(
+    "place", ["etc/update-stream", "security/update-stream", "etc/olpc-update"]
+)
+def test_no_updates_is_not_no_leases(
+    school_laptop: Laptop, server: ServerSimulator, place: str
+) -> None:
+    """``echo none > /security/update-stream``, as the old wiki has it."""
+    path = school_laptop.root / place
+    if path.name == "olpc-update":
+        path /= "update-stream"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("none\n")
+    server.update, server.lease = order(server), lease(NOW + 21 * DAY)
+    code, heard = school_laptop.poll()
+    assert code == 0
+    assert school_laptop.lease() == server.lease
+    assert isinstance(heard.heard(Decided)[0].decision, Nothing)
+    assert server.queries[0].stream == "none"
