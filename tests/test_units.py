@@ -15,6 +15,7 @@ KINDS = {".service", ".timer", ".path", ".socket"}
 UNITS = sorted(path for path in SYSTEMD.iterdir() if path.suffix in KINDS)
 ASKER = SYSTEMD / "olpc-update-query@.service"
 INSTALLER = SYSTEMD / "olpc-update-installer.service"
+CONFIRM = SYSTEMD / "olpc-update-confirm.service"
 SCORE = re.compile(r"Overall exposure level for \S+: ([0-9.]+)")
 
 pytestmark = pytest.mark.needs("systemd")
@@ -50,6 +51,7 @@ def test_systemd_finds_no_fault(tmp_path: Path) -> None:
     [
         pytest.param(ASKER, 1.5, id="asker"),
         pytest.param(INSTALLER, 4.0, id="installer"),
+        pytest.param(CONFIRM, 1.5, id="confirm"),
     ],
 )
 def test_what_a_unit_exposes(tmp_path: Path, unit: Path, most: float) -> None:
