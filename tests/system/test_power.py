@@ -1,6 +1,8 @@
 """Restarting, with commands that only write down how they were called."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,18 +21,53 @@ def fake(directory: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
+def session(kind: str = "user", state: str = "active", idle_for: float = -1) -> str:
+    """Return what loginctl shows of a session."""
+    since = int(max(time.monotonic() - idle_for, 0) * 1_000_000)
+    hint = "no" if idle_for < 0 else "yes"
+    shown = (f"Class={kind}", f"State={state}", f"IdleHint={hint}")
+    return "\n".join((*shown, f"IdleSinceHintMonotonic={since}"))
+
+
+LONG, SHORT = power.IDLE_FOR + 60, power.IDLE_FOR - 60
+
+
 @pytest.mark.parametrize(
-    ("sessions", "hint", "idle"),
+    ("sessions", "held", "idle"),
     [
-        pytest.param("1 1000 olpc seat0\\n", "yes", True, id="idle"),
-        pytest.param("1 1000 olpc seat0\\n", "no", False, id="at work"),
-        pytest.param("1 1000 olpc\\n2 0 root\\n", "yes", True, id="two, both idle"),
-        pytest.param("", "no", True, id="nobody"),
+        pytest.param([], "", True, id="nobody"),
+        pytest.param([{"idle_for": LONG}], "", True, id="left alone"),
+        pytest.param([{}], "", False, id="at work"),
+        pytest.param([{"idle_for": SHORT}], "", False, id="the teacher talks"),
+        pytest.param([{"idle_for": LONG}, {}], "", False, id="one of two at work"),
+        pytest.param([{"kind": "greeter"}], "", True, id="a login screen"),
+        pytest.param([{"state": "closing"}], "", True, id="logged out"),
+        pytest.param([{"kind": "user", "state": "online"}], "", False, id="by ssh"),
+        pytest.param([], "idle", False, id="a film"),
+        pytest.param([], "handle-lid-switch:shutdown", False, id="packages"),
+        pytest.param([], "handle-power-key:sleep", True, id="not about that"),
     ],
 )
-def test_idle(commands: Path, sessions: str, hint: str, idle: bool) -> None:
-    script = f'[ "$1" = list-sessions ] && printf "{sessions}" || echo {hint}'
-    fake(commands, "loginctl", script)
+def test_idle(
+    commands: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sessions: list[dict[str, Any]],
+    held: str,
+    idle: bool,
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 10_000.0)
+    (commands / "held").write_text(f"{held}\n")
+    names = range(len(sessions))
+    for name in names:
+        (commands / f"session{name}").write_text(session(**sessions[name]))
+    listed = "".join(f"{name} 1000 olpc seat0\\n" for name in names)
+    fake(
+        commands,
+        "loginctl",
+        f'case "$*" in list-sessions*) printf "{listed}";;'
+        f' *Block*) cat "{commands}/held";;'
+        f' *) cat "{commands}/session$2";; esac',
+    )
     assert power.is_idle() is idle
 
 
