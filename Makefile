@@ -17,6 +17,10 @@ PACKAGES := attr busybox-static cron dash dbus dnsmasq-base e2fsprogs faketime f
   python3-gi python3-venv rsync shellcheck squid strace systemd tinyproxy xfsprogs \
   xz-utils zsh zstd
 
+# What `make boot` takes besides.
+BOOT_PACKAGES := busybox-static fdisk iproute2 mmdebstrap qemu-system-x86 \
+  systemd-container
+
 # Your own two versions for the demo and the bench; they are only read.
 TREES = $(if $(TREE_A),--tree-a '$(TREE_A)') $(if $(TREE_B),--tree-b '$(TREE_B)')
 
@@ -65,6 +69,13 @@ cover: $(READY) ## run every test and hold the coverage to its bounds
 .PHONY: demo
 demo: $(READY) ## a server, a laptop, an update and a rollback (TREE_A=, TREE_B=)
 	@$(BIN)/python -m bench.demo $(TREES)
+
+# A network of its own: the school's server and the machines see nobody else.
+.PHONY: boot
+boot: $(READY) ## boot machines that update, fail and go back (as root; FAST=1: no qemu)
+	@.ci/packages $(BOOT_PACKAGES)
+	@.ci/debian-tree build/boot
+	@unshare --net --mount $(BIN)/python -m bench.boot $(if $(FAST),--fast)
 
 .PHONY: bench
 bench: $(READY) ## how a fleet asks, what a poll and an update cost, beside others
