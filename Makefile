@@ -66,6 +66,10 @@ lint: $(READY) ## ruff, import-linter, mypy, shellcheck
 cover: $(READY) ## run every test and hold the coverage to its bounds
 	.ci/cover $(BIN)
 
+.PHONY: bitrot
+bitrot: $(READY) ## flip 1,000 bits of an installed build: all found, all healed
+	$(BIN)/python -m tests.bitrot
+
 .PHONY: demo
 demo: $(READY) ## a server, a laptop, an update and a rollback (TREE_A=, TREE_B=)
 	@$(BIN)/python -m bench.demo $(TREES)

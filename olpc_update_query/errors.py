@@ -441,6 +441,27 @@ class Incomplete(TreeError):
         return f"build {self.path}: {self.found}, to be fetched again"
 
 
+class Unrepaired(TreeError):
+    """Something of a build is still not what its manifest says after mending it.
+
+    Args:
+        build: The build.
+        count: How many differences are left.
+        first: The first of them, in plain words.
+    """
+
+    exit_code = 66
+    retry = True
+    advice = "The disk may be failing: look at the kernel's log, install a build anew."
+
+    def __init__(self, build: str, count: int, first: str) -> None:
+        super().__init__(build, "a whole build", first)
+        self.count = count
+
+    def __str__(self) -> str:
+        return f"build {self.path}: {self.count} differences are left: {self.found}"
+
+
 # --- activation ------------------------------------------------------------------
 
 

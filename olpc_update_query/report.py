@@ -165,6 +165,7 @@ class Result(StrEnum):
     INSTALLED = "installed"
     ROLLED_BACK = "rolled-back"
     CONFIRMED = "confirmed"
+    REPAIRED = "repaired"
     REFUSED = "refused"
     STOLEN = "stolen"
     FAILED = "failed"

@@ -42,6 +42,7 @@ class Wanted:
     confirm: bool
     installed: bool
     verify: bool
+    repair: bool
     sticky: str | None
     purge: str | None
     force: bool
@@ -51,7 +52,8 @@ class Wanted:
     def chosen(self) -> str:
         """Which of the things was asked for that need neither build nor stick."""
         found = [name for name in BY_THEMSELVES if getattr(self, name)]
-        if len(found) > 1 or (found and self.build is not None):
+        takes_build = found in ([], ["verify"])
+        if len(found) > 1 or (self.build is not None and not takes_build):
             raise click.UsageError("these options exclude each other")
         return found[0] if found else ""
 
@@ -88,7 +90,8 @@ def main() -> NoReturn:
 @click.option("--rollback", is_flag=True, help="Boot the alternate build next.")
 @click.option("--confirm", is_flag=True, help="The running build is up: end its trial.")
 @click.option("--installed", is_flag=True, help="List what is installed.")
-@click.option("--verify", is_flag=True, help="Read every installed file again.")
+@click.option("--verify", is_flag=True, help="Read every file of BUILD, or of all.")
+@click.option("--repair", is_flag=True, help="With --verify: mend what is damaged.")
 @click.option("--sticky", metavar="BUILD", help="Never delete BUILD.")
 @click.option("--purge", metavar="BUILD", help="Delete BUILD.")
 @click.version_option(package_name="olpc-update-query")
@@ -99,7 +102,9 @@ def update(
 ) -> None:
     """Install BUILD beside the one that is running, and boot it next.
 
-    With --usb the build may be left out: the newest on the stick.
+    With --usb the build may be left out: the newest on the stick. --verify reads
+    what is installed again, from the disk, and tells everything that differs;
+    with --repair the damaged files are fetched again, from the servers or a stick.
     """
     found = context.ensure_object(Common)
     found.program = PROGRAM
@@ -113,8 +118,13 @@ def update(
 
 
 def _require_one_thing(wanted: Wanted) -> None:
-    if wanted.usb is not None and wanted.chosen not in {"", "list_targets"}:
-        raise click.UsageError("--usb goes with BUILD or --list-targets only")
+    if wanted.repair and not wanted.verify:
+        raise click.UsageError("--repair goes with --verify only")
+    with_stick = {"", "list_targets", "verify" if wanted.repair else ""}
+    if wanted.usb is not None and wanted.chosen not in with_stick:
+        raise click.UsageError(
+            "--usb goes with BUILD, --list-targets or --verify --repair only"
+        )
     if wanted.unsigned is not None and (wanted.chosen or wanted.usb is not None):
         raise click.UsageError("-u goes with BUILD only")
     given = (wanted.build, wanted.usb, wanted.unsigned)
@@ -132,6 +142,8 @@ def _do(given: Common, wanted: Wanted, console: Console) -> int:
             return _purge(given, console, _build(build))
         case Wanted(unsigned=(str(), str(tree_url))):
             return _install_unsigned(given, wanted, console, tree_url)
+        case Wanted(verify=True):
+            return _verify(given, wanted, console)
         case Wanted(build=None, usb=None):
             return _LOOK_AFTER[wanted.chosen](given, console)
         case _:
@@ -183,8 +195,7 @@ def _places(given: Common, wanted: Wanted) -> tuple[BuildId, Sequence[str]]:
 
     build = None if wanted.build is None else _build(wanted.build)
     if wanted.usb is None and build is not None:
-        servers = given.settings().servers
-        return build, [f"{server}builds/{build}/" for server in servers]
+        return build, _places_of(given, wanted, build)
     path, found = _stick(given, wanted.usb or "")
     place = choose(found, build, str(path))
     return parse_build_id(place.name), [url_of(place)]
@@ -241,23 +252,50 @@ def _list_installed(given: Common, console: Console) -> int:
     return 0
 
 
-def _verify(given: Common, console: Console) -> int:
-    from olpc_update_query.perform_update.audit import audit
-    from olpc_update_query.system.files import disk_errors
+def _chosen_builds(given: Common, wanted: Wanted) -> list[BuildId]:
+    if wanted.build is not None:
+        return [_build(wanted.build)]
+    return [found.build for found in Layout.detect(given.root).installed()]
 
+
+def _verify(given: Common, wanted: Wanted, console: Console) -> int:
+    if wanted.repair:
+        return _repair(given, wanted, console)
+    from olpc_update_query.perform_update.repair import look
+
+    layout = Layout.detect(given.root)
     damaged: list[Json] = []
-    for found in Layout.detect(given.root).installed():
-        with disk_errors(found.tree):
-            for difference in audit(found.contents, found.tree):
-                damaged.append(f"build {found.build}: {difference}")
-                if not console.as_json:
-                    console.complain(str(damaged[-1]))
+    for build in _chosen_builds(given, wanted):
+        for difference in look(layout, build):
+            damaged.append(f"build {build}: {difference}")
+            if not console.as_json:
+                console.complain(str(damaged[-1]))
     text = f"{len(damaged)} differences" if damaged else "every file is as it should be"
     if console.as_json:
         console.print_json({"differences": damaged, "text": text})
     elif console.level >= 0:
         console.say(text)
     return errors.TreeError.exit_code if damaged else 0
+
+
+def _repair(given: Common, wanted: Wanted, console: Console) -> int:
+    """Mend one build after the other; the first that fails gives the exit code."""
+    from olpc_update_query.run.mend import Mend
+
+    machine, codes = given.machine(), []
+    for build in _chosen_builds(given, wanted):
+        places = _places_of(given, wanted, build)
+        codes.append(Mend(machine, console, build, places).run())
+    return next((code for code in codes if code), 0)
+
+
+def _places_of(given: Common, wanted: Wanted, build: BuildId) -> Sequence[str]:
+    from olpc_update_query.run.places import choose, url_of
+
+    if wanted.usb is not None:
+        path, found = _stick(given, wanted.usb)
+        return [url_of(choose(found, build, str(path)))]
+    return [f"{server}builds/{build}/" for server in given.settings().servers]
 
 
 def _rollback(given: Common, console: Console) -> int:
@@ -275,7 +313,6 @@ def _confirm(given: Common, console: Console) -> int:
 _LOOK_AFTER = {
     "confirm": _confirm,
     "installed": _list_installed,
-    "verify": _verify,
     "rollback": _rollback,
 }
 

@@ -33,12 +33,15 @@ _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MOST_GROUPS: Final = 10_000  # whose digest is remembered
 
 
-def audit(contents: Path, tree: Path) -> Iterator[Difference]:
+def audit(contents: Path, tree: Path, *, cold: bool = False) -> Iterator[Difference]:
     """Compare a tree with its manifest, every byte of it.
 
     Args:
         contents: The manifest.
         tree: The tree.
+        cold: Read from the medium, not from the kernel's memory: what is remembered
+            of each file is dropped first. (Pages stay that a running program has
+            mapped, and those that were never written out: sync before.)
 
     Yields:
         Everything that differs; nothing when the tree is whole. Paths come in order,
@@ -48,7 +51,7 @@ def audit(contents: Path, tree: Path) -> Iterator[Difference]:
         Malformed: The manifest is not one.
         OSError: The disk is failing, or something may not be read.
     """
-    auditor = _Auditor(tree)
+    auditor = _Auditor(tree, cold=cold)
     try:
         with open(contents, "rb") as stream:
             for number, entry in enumerate(ManifestReader(stream)):
@@ -87,13 +90,13 @@ class _Auditor:
         crowded: Directories with more names than their manifest has.
     """
 
-    def __init__(self, tree: Path) -> None:
+    def __init__(self, tree: Path, *, cold: bool) -> None:
         self.told: deque[Difference] = deque()
         self.inodes, self.numbers = array("Q"), array("L")
         self.crowded: set[bytes] = set()
         self._tree = Descent(tree)
         self._leaders = Descent(tree, keep=16)
-        self._hasher = Hasher(self.told)
+        self._hasher = Hasher(self.told, cold=cold)
         self._groups: dict[TreePath, bytes] = {}
         self._open: dict[bytes, _Directory | None] = {}
         self._parent: bytes | None = None

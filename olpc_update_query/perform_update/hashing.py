@@ -25,10 +25,11 @@ class Hasher:
 
     Args:
         told: Where to put what differs.
+        cold: Whether to read from the medium what the kernel remembers.
     """
 
-    def __init__(self, told: deque[Difference]) -> None:
-        self._told = told
+    def __init__(self, told: deque[Difference], *, cold: bool = False) -> None:
+        self._told, self._cold = told, cold
         self._buffer = bytearray(_CHUNK)
         self._queue: queue.Queue[tuple[int, Entry] | None] = queue.Queue(_WAITING)
         self._failure: OSError | None = None
@@ -95,6 +96,8 @@ class Hasher:
 
     def _compare(self, descriptor: int, entry: Entry, buffer: bytearray) -> None:
         try:
+            if self._cold:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             found = _digest_of(descriptor, buffer).hex()
         except OSError as error:
             if error.errno != errno.EIO:

@@ -34,6 +34,10 @@ class Need(NamedTuple):
         has_inodes = room.f_files == 0 or room.f_ffree >= self.inodes + _SPARE_INODES
         return has_inodes and usable_bytes(self.path) >= self.size + _RESERVE
 
+    def refusal(self) -> NoSpace:
+        """Return the error that says so with the numbers."""
+        return NoSpace(str(self.path), self.size + _RESERVE, usable_bytes(self.path))
+
 
 def usable_bytes(path: Path) -> int:
     """Return the bytes that may be written where ``path`` is.
@@ -80,6 +84,6 @@ def make_room(layout: Layout, need: Need, progress: Progress, *, keep: BuildId) 
     """
     victims = [build for build in layout.purgeable() if build != keep]
     if not victims:
-        raise NoSpace(str(need.path), need.size + _RESERVE, usable_bytes(need.path))
+        raise need.refusal()
     progress.step(f"deleting build {victims[0]} to make room")
     layout.purge(victims[0])

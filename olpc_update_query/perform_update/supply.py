@@ -1,6 +1,7 @@
 """Contents that were fetched, proven and put into the vault."""
 
 import os
+from collections.abc import Collection
 from typing import Final
 
 from olpc_update_query.errors import CorruptContent, Incomplete
@@ -37,8 +38,15 @@ class Supply:
         self.wanted = frozenset(work.read_wanted())
         self.patched = self.fetched = 0
 
-    def take_in(self, plan: Plan, vault: Vault) -> None:
+    def take_in(
+        self, plan: Plan, vault: Vault, *, only: Collection[bytes] | None = None
+    ) -> None:
         """Get every missing content into the vault.
+
+        Args:
+            plan: What is missing.
+            vault: Where to put it.
+            only: The digests that have to come; None for all.
 
         Raises:
             Incomplete: Some are still missing; they have been noted for a fetch.
@@ -54,7 +62,11 @@ class Supply:
             expanded = expand(self._downloads, vault, wishes)
         self.patched += expanded.patched
         self.fetched += expanded.fetched
-        absent = {digest for digest, _ in plan.missing() if not vault.has(digest)}
+        absent = {
+            digest
+            for digest, _ in plan.missing()
+            if not vault.has(digest) and (only is None or digest in only)
+        }
         if absent:
             self._work.write_wanted(self.wanted | absent)
             raise Incomplete(self._build, len(absent))

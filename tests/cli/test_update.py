@@ -12,6 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
 
+from tests.bitrot import heal
 from tests.cli.black_box import query, update
 from tests.cli.school import School
 from tests.http_server import Trouble, unused_port
@@ -393,6 +394,58 @@ def test_verify(school: School) -> None:
     done = update(school.root, "--verify", "--json")
     assert (done.code, done.err) == (30, "")
     assert len(done.json["differences"]) == 1
+
+
+def test_verify_one_build(school: School) -> None:
+    (school.root / "versions/pristine/760/etc/motd").write_bytes(b"edited")
+    assert update(school.root, "762").code == 0
+    assert update(school.root, "--verify", "762").code == 0
+    assert update(school.root, "--verify", "760").code == 30
+    assert update(school.root, "--verify", "999").code == 36
+    assert update(school.root, "--repair").code == 2
+
+
+def test_repair(school: School) -> None:
+    before = snapshot(school.root / "versions/pristine/760")
+    done = update(school.root, "--verify", "--repair")
+    assert (done.code, "every file is as it should be" in done.out) == (0, True)
+    assert not school.server.site.seen, "nobody is asked when nothing is damaged"
+    rotten = school.root / "versions/pristine/760/lib/big"
+    facts = rotten.stat()
+    os.truncate(rotten, 5)
+    os.utime(rotten, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    done = update(school.root, "--verify", "--repair", "--json")
+    assert done.code == 0
+    assert (done.json["result"], done.json["fetched"]) == ("repaired", 1)
+    assert not difference(before, snapshot(school.root / "versions/pristine/760"))
+    assert update(school.root, "--verify").code == 0
+
+
+def test_a_repair_without_a_source(school: School) -> None:
+    (school.root / "versions/pristine/760/etc/motd").unlink()
+    for name in ("pack", "pack.index", "pack.index.zst"):
+        (school.www / "builds/760" / name).unlink()
+    done = update(school.root, "--verify", "760", "--repair")
+    assert done.code in {13, 14}
+    assert boots(school.root) == "760"
+
+
+def test_a_repair_from_a_stick(school: School) -> None:
+    (school.root / "versions/pristine/760/etc/motd").unlink()
+    shutil.move(school.www / "builds", school.root / "mnt/builds")
+    done = update(school.root, "--verify", "760", "--repair", "--usb")
+    assert done.code == 0, done.err
+    assert update(school.root, "--verify").code == 0
+
+
+def test_rotten_bits_are_found_and_healed(tmp_path: Path) -> None:
+    """A sample of `make bitrot`."""
+    (tmp_path / "rot").mkdir()
+    done = heal(tmp_path / "rot", 60, files=40)
+    assert (done.found, done.left) == (done.files, [])
+    assert {"contents", "pack"} >= {name.partition(".")[0] for name in done.asked} - {
+        "order"
+    }
 
 
 @pytest.mark.parametrize(

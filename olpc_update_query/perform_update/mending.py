@@ -1,0 +1,286 @@
+"""Replacing what is wrong in a tree, one rename a path.
+
+Files are made in the work area first. A path of the run copy follows only where bits
+have rotted: it is still the very file of the manifest by size and time. Anything else
+there was changed by the system that runs it, and is left alone.
+"""
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+from olpc_update_query.model.manifest import (
+    Entry,
+    Kind,
+    ManifestReader,
+    TreePath,
+    same_time,
+)
+from olpc_update_query.perform_update.copying import Copier
+from olpc_update_query.perform_update.differences import Aspect, Difference
+from olpc_update_query.perform_update.dress import dress, make_special
+from olpc_update_query.perform_update.plan import in_blocks
+from olpc_update_query.perform_update.vault import Vault
+from olpc_update_query.perform_update.walk import (
+    Descent,
+    open_file,
+    opened,
+    remove_tree,
+)
+from olpc_update_query.system.files import sync_filesystem
+
+_NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_SCRATCH: Final = "mending"
+
+
+class Faults:
+    """What one look at a tree has found, by path.
+
+    Attributes:
+        told: The differences.
+        paths: Paths that are not as they should be, strays included.
+        strays: Paths that should not be there.
+        rotten: Files of which nothing but the bytes differ.
+    """
+
+    def __init__(self, told: list[Difference]) -> None:
+        self.told = told
+        aspects: dict[TreePath, set[Aspect]] = {}
+        for fault in told:
+            aspects.setdefault(fault.path, set()).add(fault.aspect)
+        self.paths = frozenset(aspects)
+        self.strays = sorted(p for p, what in aspects.items() if Aspect.STRAY in what)
+        self.rotten = {p for p, what in aspects.items() if what == {Aspect.CONTENT}}
+
+    def entries(self, contents: Path) -> Iterator[Entry]:
+        """Yield the entries to be made anew, a file's other names included."""
+        with open(contents, "rb") as stream:
+            for entry in ManifestReader(stream):
+                if entry.path in self.paths or entry.leader in self.paths:
+                    yield entry
+
+    def bytes_of(self, contents: Path) -> int:
+        """Return the bytes, in whole blocks, that new files will take."""
+        return sum(
+            in_blocks(entry.size)
+            for entry in self.entries(contents)
+            if entry.kind is Kind.FILE and entry.leader is None
+        )
+
+    def is_rot(self, entry: Entry) -> bool:
+        """Say whether nothing but the bytes of a file differ."""
+        return (entry.leader or entry.path) in self.rotten
+
+
+class Bench:
+    """Where new files are made.
+
+    Args:
+        stage: A directory on the tree's file system where nobody else can write.
+        vault: The contents that were damaged.
+        run: The tree's run copy; it need not be there.
+    """
+
+    def __init__(self, stage: Path, vault: Vault, run: Path) -> None:
+        self.scratch, self.vault, self.run = stage / _SCRATCH, vault, run
+
+
+def mend(contents: Path, tree: Path, faults: Faults, bench: Bench) -> int:
+    """Put right what is wrong in a tree.
+
+    Args:
+        contents: Its manifest.
+        tree: The tree.
+        faults: What is wrong with it.
+        bench: Where new files are made.
+
+    Returns:
+        How many strays were removed.
+
+    Raises:
+        OSError: The disk is full or failing.
+    """
+    remove_tree(bench.scratch)
+    os.mkdir(bench.scratch, 0o700)
+    with _Mender(tree, faults, bench) as mender:
+        wrong = list(faults.entries(contents))
+        made = [mender.make(number, entry) for number, entry in enumerate(wrong)]
+        sync_filesystem(bench.scratch)
+        for path in faults.strays:
+            mender.set_aside(path)
+        for entry, name in zip(wrong, made, strict=True):
+            mender.put(entry, name)
+        mender.dress_directories(contents, wrong)
+        sync_filesystem(tree)
+    remove_tree(bench.scratch)
+    return len(faults.strays)
+
+
+class _Mender(contextlib.ExitStack):
+    def __init__(self, tree: Path, faults: Faults, bench: Bench) -> None:
+        super().__init__()
+        self._faults, self._vault = faults, bench.vault
+        self._tree = self.enter_context(Descent(tree))
+        self._leaders = self.enter_context(Descent(tree, keep=16))
+        self._scratch = self.enter_context(opened(bench.scratch))
+        is_there = bench.run.is_dir() and not bench.run.is_symlink()
+        self._run = self.enter_context(Descent(bench.run)) if is_there else None
+        self._copier = Copier()
+        self._aside = 0
+
+    # --- new ones, in the work area -------------------------------------------------
+
+    def make(self, number: int, entry: Entry) -> bytes:
+        """Make what a path should be, if that can be done beforehand."""
+        name = b"new.%d" % number
+        if entry.kind is Kind.DIRECTORY or entry.leader is not None:
+            return name
+        if entry.kind is not Kind.FILE:
+            make_special(entry, name, self._scratch)
+            return name
+        if entry.size and self._vault.has(entry.digest):
+            self._make_from_vault(entry, name)
+        else:
+            self._make_from_tree(entry, name)
+        return name
+
+    def _make_from_vault(self, entry: Entry, name: bytes) -> None:
+        stored = self._vault.open(entry.digest)
+        if stored is None:
+            raise FileNotFoundError(entry.digest.hex())
+        with open(stored, "rb", buffering=0):
+            if os.fstat(stored).st_nlink > 1:
+                self._create(entry, stored, name)
+                return
+            hex_name = entry.digest.hex().encode()
+            os.link(
+                hex_name, name, src_dir_fd=self._vault.top, dst_dir_fd=self._scratch
+            )
+            dress(stored, entry)
+
+    def _make_from_tree(self, entry: Entry, name: bytes) -> None:
+        """Make a file whose bytes are good where they are, or that has none."""
+        if not entry.size:
+            self._create(entry, None, name)
+            return
+        parent, _, old = entry.path.rpartition(b"/")
+        source = open_file(old, self._tree.enter(parent))
+        with open(source, "rb", buffering=0):
+            self._create(entry, source, name)
+
+    def _create(self, entry: Entry, source: int | None, name: bytes) -> None:
+        target = os.open(name, _NEW_FILE, 0o600, dir_fd=self._scratch)
+        with open(target, "wb", buffering=0):
+            if source is not None:
+                self._copier.copy(source, target)
+            dress(target, entry)
+
+    # --- into their places -----------------------------------------------------------
+
+    def set_aside(self, path: bytes) -> None:
+        """Move what should not be there into the work area."""
+        parent, _, name = path.rpartition(b"/")
+        self._aside += 1
+        os.rename(
+            name,
+            b"old.%d" % self._aside,
+            src_dir_fd=self._tree.enter(parent),
+            dst_dir_fd=self._scratch,
+        )
+
+    def put(self, entry: Entry, made: bytes) -> None:
+        """Put what was made in the place of what is there."""
+        parent, _, name = entry.path.rpartition(b"/")
+        found = self._look(entry.path)
+        is_directory = found is not None and stat.S_ISDIR(found.st_mode)
+        if entry.kind is Kind.DIRECTORY:
+            if not is_directory:
+                if found is not None:
+                    self.set_aside(entry.path)
+                os.mkdir(name, 0o700, dir_fd=self._tree.enter(parent))
+            return
+        if is_directory:
+            self.set_aside(entry.path)
+        if entry.leader is not None:
+            self._link_to_leader(entry.leader, made)
+        if found is not None and self._faults.is_rot(entry):
+            self._mend_run_copy(entry, made, found.st_ino)
+        os.rename(
+            made, name, src_dir_fd=self._scratch, dst_dir_fd=self._tree.enter(parent)
+        )
+
+    def _look(self, path: bytes) -> os.stat_result | None:
+        if not path:
+            return os.fstat(self._tree.enter(b""))
+        parent, _, name = path.rpartition(b"/")
+        directory = self._tree.enter(parent)
+        try:
+            return os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def _link_to_leader(self, leader: bytes, made: bytes) -> None:
+        parent, _, name = leader.rpartition(b"/")
+        os.link(
+            name,
+            made,
+            src_dir_fd=self._leaders.enter(parent),
+            dst_dir_fd=self._scratch,
+            follow_symlinks=False,
+        )
+
+    def _mend_run_copy(self, entry: Entry, made: bytes, rotten: int) -> None:
+        """Give the run copy the new file, too, if it has the rotten one.
+
+        Before the tree gets it: a run that ends here finds the tree still damaged,
+        and comes by again.
+        """
+        parent, _, name = entry.path.rpartition(b"/")
+        if self._run is None:
+            return
+        try:
+            directory = self._run.enter(parent)
+            twin = open_file(name, directory)
+        except OSError:
+            return  # the system that runs it has put something else there
+        with open(twin, "rb", buffering=0) as file:
+            facts = os.fstat(twin)
+            if facts.st_size != entry.size or not same_time(
+                entry.mtime_ns, facts.st_mtime_ns
+            ):
+                return
+            if facts.st_ino != rotten and (
+                hashlib.file_digest(file, "sha256").digest() != entry.digest
+            ):
+                return
+        spare = b"run." + made
+        os.link(made, spare, src_dir_fd=self._scratch, dst_dir_fd=self._scratch)
+        above = os.fstat(directory)
+        os.rename(spare, name, src_dir_fd=self._scratch, dst_dir_fd=directory)
+        os.utime(directory, ns=(above.st_atime_ns, above.st_mtime_ns))
+
+    # --- directories ------------------------------------------------------------------
+
+    def dress_directories(self, contents: Path, wrong: Collection[Entry]) -> None:
+        """Give every directory in which something was done its owner, mode and time."""
+        touched = {entry.path.rpartition(b"/")[0] for entry in wrong}
+        touched |= {path.rpartition(b"/")[0] for path in self._faults.strays}
+        touched |= {entry.path for entry in wrong if entry.kind is Kind.DIRECTORY}
+        with open(contents, "rb") as stream:
+            for entry in ManifestReader(stream):
+                if entry.kind is Kind.DIRECTORY and entry.path in touched:
+                    fd = self._tree.enter(entry.path)
+                    _drop_surplus(fd, entry)
+                    dress(fd, entry)
+
+
+def _drop_surplus(descriptor: int, entry: Entry) -> None:
+    """Take away the attributes that a directory should not have."""
+    wanted = {name for name, _ in entry.xattrs}
+    for name in map(os.fsencode, os.listxattr(descriptor)):
+        if name not in wanted and not name.startswith(b"security.selinux"):
+            os.removexattr(descriptor, name)
