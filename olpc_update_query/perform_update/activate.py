@@ -231,6 +231,7 @@ class Layout(Builds, abc.ABC):
         if current is not None and self.can_boot(alternate):
             write_mark(self.versions, Mark(State.LEFT, current))
         self.activate(alternate, current)
+        self.tidy()
         return alternate
 
     @abc.abstractmethod

@@ -34,6 +34,7 @@ from olpc_update_query.perform_update.walk import (
 from olpc_update_query.system.files import sync_filesystem
 
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_ROT: Final = {Aspect.CONTENT, Aspect.GROUP}
 _SCRATCH: Final = "mending"
 
 
@@ -44,7 +45,8 @@ class Faults:
         told: The differences.
         paths: Paths that are not as they should be, strays included.
         strays: Paths that should not be there.
-        rotten: Files of which nothing but the bytes differ.
+        rotten: Files of which nothing but the bytes differ; or which a repair that
+            was interrupted has left apart from their group.
     """
 
     def __init__(self, told: list[Difference]) -> None:
@@ -54,7 +56,7 @@ class Faults:
             aspects.setdefault(fault.path, set()).add(fault.aspect)
         self.paths = frozenset(aspects)
         self.strays = sorted(p for p, what in aspects.items() if Aspect.STRAY in what)
-        self.rotten = {p for p, what in aspects.items() if what == {Aspect.CONTENT}}
+        self.rotten = {p for p, what in aspects.items() if what <= _ROT}
 
     def entries(self, contents: Path) -> Iterator[Entry]:
         """Yield the entries to be made anew, a file's other names included."""
@@ -73,7 +75,7 @@ class Faults:
 
     def is_rot(self, entry: Entry) -> bool:
         """Say whether nothing but the bytes of a file differ."""
-        return (entry.leader or entry.path) in self.rotten
+        return entry.path in self.rotten or entry.leader in self.rotten
 
 
 class Bench:
@@ -110,6 +112,9 @@ def mend(contents: Path, tree: Path, faults: Faults, bench: Bench) -> int:
         wrong = list(faults.entries(contents))
         made = [mender.make(number, entry) for number, entry in enumerate(wrong)]
         sync_filesystem(bench.scratch)
+        for entry, name in zip(wrong, made, strict=True):
+            mender.put_into_run_copy(entry, name)
+        sync_filesystem(bench.scratch)  # a whole tree has no rotten run copy
         for path in faults.strays:
             mender.set_aside(path)
         for entry, name in zip(wrong, made, strict=True):
@@ -130,19 +135,22 @@ class _Mender(contextlib.ExitStack):
         is_there = bench.run.is_dir() and not bench.run.is_symlink()
         self._run = self.enter_context(Descent(bench.run)) if is_there else None
         self._copier = Copier()
+        self._made: dict[TreePath, bytes] = {}
         self._aside = 0
 
     # --- new ones, in the work area -------------------------------------------------
 
     def make(self, number: int, entry: Entry) -> bytes:
-        """Make what a path should be, if that can be done beforehand."""
+        """Make what a path should be; a directory is made in its place."""
         name = b"new.%d" % number
-        if entry.kind is Kind.DIRECTORY or entry.leader is not None:
+        self._made[entry.path] = name
+        if entry.kind is Kind.DIRECTORY:
             return name
-        if entry.kind is not Kind.FILE:
+        if entry.leader is not None:
+            self._link_to_leader(entry.leader, name)
+        elif entry.kind is not Kind.FILE:
             make_special(entry, name, self._scratch)
-            return name
-        if entry.size and self._vault.has(entry.digest):
+        elif entry.size and self._vault.has(entry.digest):
             self._make_from_vault(entry, name)
         else:
             self._make_from_tree(entry, name)
@@ -205,10 +213,6 @@ class _Mender(contextlib.ExitStack):
             return
         if is_directory:
             self.set_aside(entry.path)
-        if entry.leader is not None:
-            self._link_to_leader(entry.leader, made)
-        if found is not None and self._faults.is_rot(entry):
-            self._mend_run_copy(entry, made, found.st_ino)
         os.rename(
             made, name, src_dir_fd=self._scratch, dst_dir_fd=self._tree.enter(parent)
         )
@@ -223,25 +227,25 @@ class _Mender(contextlib.ExitStack):
         except FileNotFoundError:
             return None
 
-    def _link_to_leader(self, leader: bytes, made: bytes) -> None:
+    def _link_to_leader(self, leader: TreePath, made: bytes) -> None:
+        """Make another name of a file that was made anew, or that is good."""
         parent, _, name = leader.rpartition(b"/")
+        new = self._made.get(leader)
         os.link(
-            name,
+            new or name,
             made,
-            src_dir_fd=self._leaders.enter(parent),
+            src_dir_fd=self._scratch if new else self._leaders.enter(parent),
             dst_dir_fd=self._scratch,
             follow_symlinks=False,
         )
 
-    def _mend_run_copy(self, entry: Entry, made: bytes, rotten: int) -> None:
-        """Give the run copy the new file, too, if it has the rotten one.
-
-        Before the tree gets it: a run that ends here finds the tree still damaged,
-        and comes by again.
-        """
+    def put_into_run_copy(self, entry: Entry, made: bytes) -> None:
+        """Give the run copy the new file, too, if it has the rotten one."""
         parent, _, name = entry.path.rpartition(b"/")
-        if self._run is None:
+        if self._run is None or not self._faults.is_rot(entry):
             return
+        found = self._look(entry.path)
+        rotten = found.st_ino if found else 0
         try:
             directory = self._run.enter(parent)
             twin = open_file(name, directory)

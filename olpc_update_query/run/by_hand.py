@@ -14,7 +14,7 @@ from olpc_update_query.policy.decide import Install, Nothing, Refuse, Wait, deci
 from olpc_update_query.policy.schedule import Trigger
 from olpc_update_query.report import Audience, Decided, Outcome, Report, Result, failure
 from olpc_update_query.run.carry_out import CarryOut
-from olpc_update_query.run.facts import Facts, floor, look, situation
+from olpc_update_query.run.facts import Facts, floor, look, situation, tidy_up
 from olpc_update_query.run.machine import (
     AskerEndedError,
     Machine,
@@ -133,6 +133,7 @@ class ByHand:
         self._report.tell(Decided(decision))
         match decision:
             case Nothing(reason):
+                tidy_up(self._machine, facts)
                 return Outcome(Result.NOTHING, f"nothing to do: {reason}")
             case Wait(_, reason):
                 raise errors.OrderRefused(f"{reason}; -f installs it now")

@@ -1,6 +1,7 @@
 """What is known of the laptop before anybody is asked."""
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 
 from olpc_update_query import errors
@@ -15,7 +16,7 @@ from olpc_update_query.model.messages import (
 )
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.policy.decide import Situation
-from olpc_update_query.report import read_status
+from olpc_update_query.report import never_in_the_way, read_status
 from olpc_update_query.run.machine import Machine
 from olpc_update_query.run.waiting import current_hold, gate_before
 from olpc_update_query.system.files import disk_errors, free_bytes
@@ -193,3 +194,13 @@ def manifest_digest(layout: Layout, build: BuildId) -> Sha256:
     path = layout.contents(build)
     with disk_errors(path), path.open("rb") as file:
         return Sha256(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def tidy_up(machine: Machine, facts: Facts) -> None:
+    """Clean up after a run that was ended when all its work was done."""
+    if facts.layout is not None and os.path.isdir(machine.work.installer):
+        from olpc_update_query.perform_update.leftovers import clear_leftovers
+
+        work = machine.work
+        with never_in_the_way("tidying up"):
+            clear_leftovers(facts.layout, work.installer, work.asker / "downloads")

@@ -22,10 +22,12 @@ class Mend(ByHand):
     """One installed build that somebody wants to be whole; made as `ByHand` is."""
 
     def _update(self) -> Outcome:
-        layout = known.look(self._machine).require_layout()
+        facts = known.look(self._machine)
+        layout = facts.require_layout()
         self._report.step(f"reading every byte of build {self._build} again")
         faults = self._look(layout)
         if faults is not None and not faults:
+            known.tidy_up(self._machine, facts)
             text = f"build {self._build}: every file is as it should be"
             return Outcome(Result.NOTHING, text, facts={"build": self._build})
         note_damage(self._machine.work.installer, faults or [])

@@ -58,6 +58,7 @@ from olpc_update_query.run.facts import (
     look,
     make_query,
     situation,
+    tidy_up,
     with_report,
 )
 from olpc_update_query.run.hand_over import HandOver
@@ -402,6 +403,7 @@ class Poll:
             self._note_gate(decision, update)
         match decision:
             case Nothing(reason):
+                tidy_up(machine, facts)
                 restart_if_wanted(machine, update, facts)
                 return Outcome(Result.NOTHING, f"nothing to do: {reason}")
             case Wait(_, reason, _):
