@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # Debian packages of the venv, the demo, the tests and the linters.
-PACKAGES := attr busybox-static cron dash dbus dnsmasq-base e2fsprogs faketime fish groff-base \
-  iproute2 libcap2-bin network-manager openssl python3-dbus python3-dbusmock \
-  python3-gi python3-venv rsync shellcheck squid strace systemd tinyproxy xfsprogs \
-  xz-utils zsh zstd
+PACKAGES := attr busybox-static cron dash dbus dnsmasq-base e2fsprogs faketime fish fuse3 \
+  groff-base iproute2 libcap2-bin network-manager openssl python3-dbus \
+  python3-dbusmock python3-gi python3-venv rsync shellcheck squid strace systemd \
+  tinyproxy xfsprogs xz-utils zsh zstd
 
 # What `make boot` takes besides.
 BOOT_PACKAGES := busybox-static fdisk iproute2 mmdebstrap qemu-system-x86 \
@@ -69,6 +69,12 @@ cover: $(READY) ## run every test and hold the coverage to its bounds
 .PHONY: bitrot
 bitrot: $(READY) ## flip 1,000 bits of an installed build: all found, all healed
 	$(BIN)/python -m tests.bitrot
+
+.PHONY: crash
+crash: $(READY) ## cut the power everywhere, refuse every call: docs/crash-safety.md
+	$(BIN)/python -m tests.crash
+	$(BIN)/python -m tests.crash.block
+	$(BIN)/python -m tests.crash.faults
 
 .PHONY: demo
 demo: $(READY) ## a server, a laptop, an update and a rollback (TREE_A=, TREE_B=)

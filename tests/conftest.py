@@ -26,6 +26,7 @@ PROGRAMS = {
     "dbus": "dbus-daemon",
     "e2fsprogs": "mkfs.ext4",
     "groff-base": "groff",
+    "fuse3": "fusermount3",
     "iproute2": "ip",
     "libcap2-bin": "setcap",
     "network-manager": "NetworkManager",

@@ -17,6 +17,7 @@ from olpc_update_query.cli import render
 from olpc_update_query.policy.pace import Pace
 from olpc_update_query.ports import Clock
 from olpc_update_query.report import Event, Outcome, failure
+from olpc_update_query.system.files import refusal
 from olpc_update_query.system.host import SystemClock
 
 INTERRUPTED = 130
@@ -114,7 +115,8 @@ class Console:
         """Tell an expected failure, and leave with its exit code."""
         try:
             yield
-        except errors.UpdateError as error:
+        except (errors.UpdateError, OSError) as found:
+            error = refusal(found) if isinstance(found, OSError) else found
             self.end(failure(error))
             sys.exit(error.exit_code)
 

@@ -21,6 +21,7 @@ from olpc_update_query import errors
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.ports import Clock, Transport
 from olpc_update_query.report import Outcome, Report, failure
+from olpc_update_query.system.files import refusal
 from olpc_update_query.system.host import (
     Identity,
     SystemClock,
@@ -126,7 +127,8 @@ def as_asker(
     def guarded() -> int:
         try:
             function()
-        except errors.UpdateError as error:
+        except (errors.UpdateError, OSError) as found:
+            error = refusal(found) if isinstance(found, OSError) else found
             outcome = with_next_due(failure(error), machine)
             report.end(replace(outcome, facts={**outcome.facts, **(facts or {})}))
             return error.exit_code

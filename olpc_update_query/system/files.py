@@ -46,6 +46,16 @@ def _translated(error: OSError, path: Path, needed: int) -> errors.UpdateError:
     return errors.DiskFailed(str(path), error.strerror or str(error))
 
 
+def refusal(error: OSError) -> errors.UpdateError:
+    """Return the error for a call that was refused where nobody expected it.
+
+    Args:
+        error: What the operating system said, perhaps with the path.
+    """
+    name = error.filename if isinstance(error.filename, str) else "a file"
+    return _translated(error, Path(name), 1)
+
+
 def free_bytes(path: Path) -> int:
     """Return the bytes this user may still write where ``path`` is or would be.
 

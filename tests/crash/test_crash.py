@@ -1,0 +1,57 @@
+"""A sample of `make crash`; docs/crash-safety.md says what is swept and assumed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.kills import Shooter
+from tests.crash.scenes import Scene, Stage
+from tests.crash.sweep import Bounds, scratch, sweep
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.needs("strace"),
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]
+SCENES = ("poll_and_install", "by_hand", "rollback", "purge", "repair", "stolen")
+SAMPLE = {"rollback": 3, "stolen": 4, "purge": 6}
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with scratch() as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("partitioned", [False, True], ids=["one piece", "partitioned"])
+def test_a_sample_of_cuts(place: Path, name: str, partitioned: bool) -> None:
+    stage = Stage(place, partitioned=partitioned)
+    with getattr(stage, name)() as scene:
+        found = sweep(scene, Bounds(most=10, share=SAMPLE.get(name, 40)))
+    assert found.failures == []
+    assert found.states >= 10, "the sample is too small to find anything"
+
+
+def test_without_syncs_it_would_fail(place: Path) -> None:
+    """The control: the same program, as if no sync had done anything."""
+    stage = Stage(place, partitioned=False)
+    with stage.poll_and_install() as scene:
+        found = sweep(scene, Bounds(most=8, share=5, synced=False, stop=3))
+    assert any("power cut" in line for line in found.failures)
+    assert not any("killed" in line for line in found.failures), "syncs do not matter"
+
+
+def shooter(place: Path, scene: Scene) -> Shooter:
+    shots = place / "shots"
+    shots.mkdir(mode=0o755)
+    return Shooter(scene, shots)
+
+
+def test_real_kills_leave_what_the_replay_says(place: Path) -> None:
+    with Stage(place, partitioned=True).poll_and_install() as scene:
+        hits = list(shooter(place, scene).kills(stride=150))
+    assert len(hits) > 12
+    assert [hit for hit in hits if hit.wrong] == []
