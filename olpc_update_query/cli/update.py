@@ -1,7 +1,7 @@
 """olpc-update: install a build by hand, go back, look after what is installed."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -9,25 +9,13 @@ from typing import NoReturn
 import click
 
 from olpc_update_query import errors
-from olpc_update_query.cli import render
+from olpc_update_query.cli import installed
 from olpc_update_query.cli.console import Console, run_command
 from olpc_update_query.cli.options import Common, common
-from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import BuildId, parse_build_id
 from olpc_update_query.perform_update.activate import Layout
-from olpc_update_query.system.files import hold_lock
-from olpc_update_query.system.work import prepare, work_area
 
 PROGRAM = "olpc-update"
-BY_THEMSELVES = (
-    "list_targets",
-    "rollback",
-    "confirm",
-    "installed",
-    "verify",
-    "sticky",
-    "purge",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +39,7 @@ class Wanted:
     @property
     def chosen(self) -> str:
         """Which of the things was asked for that need neither build nor stick."""
-        found = [name for name in BY_THEMSELVES if getattr(self, name)]
+        found = [name for name in _BY_THEMSELVES if getattr(self, name)]
         takes_build = found in ([], ["verify"])
         if len(found) > 1 or (self.build is not None and not takes_build):
             raise click.UsageError("these options exclude each other")
@@ -133,21 +121,11 @@ def _require_one_thing(wanted: Wanted) -> None:
 
 
 def _do(given: Common, wanted: Wanted, console: Console) -> int:
-    match wanted:
-        case Wanted(list_targets=True):
-            return _list_targets(given, wanted, console)
-        case Wanted(sticky=str(build)):
-            return _mark_sticky(given, console, _build(build))
-        case Wanted(purge=str(build)):
-            return _purge(given, console, _build(build))
-        case Wanted(unsigned=(str(), str(tree_url))):
-            return _install_unsigned(given, wanted, console, tree_url)
-        case Wanted(verify=True):
-            return _verify(given, wanted, console)
-        case Wanted(build=None, usb=None):
-            return _LOOK_AFTER[wanted.chosen](given, console)
-        case _:
-            return _install(given, wanted, console)
+    if wanted.chosen:
+        return _BY_THEMSELVES[wanted.chosen](given, wanted, console)
+    if wanted.unsigned is not None:
+        return _install_unsigned(given, wanted, console, wanted.unsigned[1])
+    return _install(given, wanted, console)
 
 
 def _build(text: str) -> BuildId:
@@ -229,61 +207,14 @@ def _list_targets(given: Common, wanted: Wanted, console: Console) -> int:
     return 0
 
 
-# --- what is installed -------------------------------------------------------------
-
-
-def _list_installed(given: Common, console: Console) -> int:
-    layout = Layout.detect(given.root)
-    rows: list[dict[str, Json]] = [
-        {
-            "build": found.build,
-            "running": found.build == layout.running(),
-            "boots_next": found.build == layout.current(),
-            "alternate": found.build == layout.alternate(),
-            "sticky": layout.is_sticky(found.build),
-        }
-        for found in layout.installed()
-    ]
-    if console.as_json:
-        console.print_json(rows)
-        return 0
-    for row in rows:
-        console.say(render.installed(row))
-    return 0
-
-
-def _chosen_builds(given: Common, wanted: Wanted) -> list[BuildId]:
-    if wanted.build is not None:
-        return [_build(wanted.build)]
-    return [found.build for found in Layout.detect(given.root).installed()]
-
-
 def _verify(given: Common, wanted: Wanted, console: Console) -> int:
-    if wanted.repair:
-        return _repair(given, wanted, console)
-    from olpc_update_query.perform_update.repair import look
-
-    layout = Layout.detect(given.root)
-    damaged: list[Json] = []
-    for build in _chosen_builds(given, wanted):
-        for difference in look(layout, build):
-            damaged.append(f"build {build}: {difference}")
-            if not console.as_json:
-                console.complain(str(damaged[-1]))
-    text = f"{len(damaged)} differences" if damaged else "every file is as it should be"
-    if console.as_json:
-        console.print_json({"differences": damaged, "text": text})
-    elif console.level >= 0:
-        console.say(text)
-    return errors.TreeError.exit_code if damaged else 0
-
-
-def _repair(given: Common, wanted: Wanted, console: Console) -> int:
-    """Mend one build after the other; the first that fails gives the exit code."""
+    builds = [] if wanted.build is None else [_build(wanted.build)]
+    if not wanted.repair:
+        return installed.verify(given, console, builds)
     from olpc_update_query.run.mend import Mend
 
     machine, codes = given.machine(), []
-    for build in _chosen_builds(given, wanted):
+    for build in builds or [one.build for one in Layout.detect(given.root).installed()]:
         places = _places_of(given, wanted, build)
         codes.append(Mend(machine, console, build, places).run())
     return next((code for code in codes if code), 0)
@@ -298,41 +229,17 @@ def _places_of(given: Common, wanted: Wanted, build: BuildId) -> Sequence[str]:
     return [f"{server}builds/{build}/" for server in given.settings().servers]
 
 
-def _rollback(given: Common, console: Console) -> int:
-    from olpc_update_query.run.go_back import go_back
-
-    return go_back(given.machine(), console)
-
-
-def _confirm(given: Common, console: Console) -> int:
-    from olpc_update_query.run.trial import confirm
-
-    return confirm(given.machine(), console)
-
-
-_LOOK_AFTER = {
-    "confirm": _confirm,
-    "installed": _list_installed,
-    "rollback": _rollback,
+_BY_THEMSELVES: Mapping[str, Callable[[Common, Wanted, Console], int]] = {
+    "list_targets": _list_targets,
+    "rollback": lambda given, _, console: installed.roll_back(given, console),
+    "confirm": lambda given, _, console: installed.confirm(given, console),
+    "installed": lambda given, _, console: installed.list_installed(given, console),
+    "verify": _verify,
+    "sticky": lambda given, wanted, console: installed.mark_sticky(
+        given, console, _build(wanted.sticky or "")
+    ),
+    "purge": lambda given, wanted, console: installed.purge(
+        given, console, _build(wanted.purge or "")
+    ),
 }
-
-
-def _mark_sticky(given: Common, console: Console, build: BuildId) -> int:
-    Layout.detect(given.root).set_sticky(build)
-    return _tell_build(console, build, f"build {build} is never deleted")
-
-
-def _purge(given: Common, console: Console, build: BuildId) -> int:
-    work = work_area(given.root)
-    prepare(work)
-    with hold_lock(work.lock, f"olpc-update --purge {build}"):
-        Layout.detect(given.root).purge(build)
-    return _tell_build(console, build, f"build {build} is deleted")
-
-
-def _tell_build(console: Console, build: BuildId, text: str) -> int:
-    if console.as_json:
-        console.print_json({"build": build, "text": text})
-    elif console.level >= 0:
-        console.say(text)
-    return 0
+"""What is done without installing anything, by the name of its option."""
