@@ -97,7 +97,7 @@ def test_a_link_that_dies_is_gone_on_with_soon(school: School) -> None:
     assert wait(school.root) <= 600
     school.server.site.plans.clear()
     set_due(school.root, NOW - HOUR, int(time.time()) - 1)
-    assert query(school.root, "--trigger", "cron").code == 0
+    assert query(school.root, "--trigger", "timer").code == 0
     assert boots(school.root) == "762"
 
 
