@@ -17,6 +17,7 @@ MAY_CHANGE: Final = {
     WORK + name
     for name in (
         b"/lock",
+        b"/asker.lock",
         b"/asker/due",
         b"/asker/history.jsonl",
         b"/asker/sources.json",
@@ -97,7 +98,8 @@ class Victim:
         before, believed = self.picture(), self.belief()
         self.attack(make)
         found, heard = self.laptop.ask()
-        assert not difference(before, self.picture())
+        changed = difference(before, self.picture())
+        assert not changed, changed
         assert self.belief() == believed
         assert found == code, heard.outcome
         assert_plain(heard, says)
@@ -109,7 +111,8 @@ class Victim:
         before, believed = self.picture(), self.belief()
         self.attack(make)
         code, heard = self.laptop.ask()
-        assert not difference(before, self.picture())
+        changed = difference(before, self.picture())
+        assert not changed, changed
         assert self.belief() == believed
         assert code == 0, heard.outcome
         return heard
