@@ -111,8 +111,8 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.badlinks", description=__doc__)
-    parser.add_argument("--files", type=int, default=1000)
-    parser.add_argument("--megabytes", type=int, default=24)
+    parser.add_argument("--files", type=int, default=1500)
+    parser.add_argument("--megabytes", type=int, default=40)
     parser.add_argument("--keep", action="store_true", help="keep the logs")
     parser.add_argument("--sample", action="store_true", help="one short row only")
     return parser.parse_args()

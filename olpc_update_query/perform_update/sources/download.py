@@ -305,8 +305,10 @@ class Download:
         """Return how much of a span to ask a mirror for in one go."""
         length = span.end - span.start
         portion = max(HEAD, int(mirror.rate * SPELL))
-        if self._target > 1 and length > 2 * HEAD:
-            portion = min(portion, max(length // self._target, HEAD))
+        # leave something for the connections that there are, and for one more
+        shares = self._target + (length > mirror.rate * WORTHWHILE)
+        if length > 2 * HEAD:
+            portion = min(portion, max(length // shares, HEAD))
         # no crumbs, which would cost a request of their own
         return length if length < portion + HEAD // 4 else portion
 
