@@ -53,7 +53,7 @@ def test_everything_is_at_its_place(laid_down: Path) -> None:
 
 def test_nothing_of_the_repository_is_forgotten(laid_down: Path) -> None:
     there = {path.name for path in laid_down.rglob("*")}
-    for directory in ("cron", "nm-dispatcher"):
+    for directory in ("bin", "cron", "dbus-1", "nm-dispatcher"):
         assert {path.name for path in (TOP / directory).iterdir()} <= there
     units = {path.name for path in (TOP / "systemd").glob("olpc-*.*")}
     assert {
@@ -64,8 +64,15 @@ def test_nothing_of_the_repository_is_forgotten(laid_down: Path) -> None:
 def test_units_start_the_commands_where_they_are(laid_down: Path) -> None:
     for unit in (laid_down / "usr/lib/systemd/system").iterdir():
         text = unit.read_text()
-        assert "/usr/bin/olpc" not in text
+        assert "/usr/bin/olpc" not in text, unit
         assert "ExecStart=" not in text or "ExecStart=/opt/bin/olpc-update" in text
+
+
+def test_hooks_call_the_command_where_it_is(laid_down: Path) -> None:
+    hook = laid_down / "usr/lib/NetworkManager/dispatcher.d/90-olpc-update-query"
+    for path in (hook, laid_down / "etc/cron.d/olpc-update-query"):
+        assert " /opt/bin/olpc-update-query-wake " in path.read_text()
+    assert os.access(laid_down / "opt/bin/olpc-update-query-wake", os.X_OK)
 
 
 def test_the_dispatcher_may_be_run(laid_down: Path) -> None:

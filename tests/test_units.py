@@ -16,6 +16,7 @@ UNITS = sorted(path for path in SYSTEMD.iterdir() if path.suffix in KINDS)
 ASKER = SYSTEMD / "olpc-update-query@.service"
 INSTALLER = SYSTEMD / "olpc-update-installer.service"
 CONFIRM = SYSTEMD / "olpc-update-confirm.service"
+DAEMON = SYSTEMD / "olpc-update-query-daemon.service"
 SCORE = re.compile(r"Overall exposure level for \S+: ([0-9.]+)")
 
 pytestmark = pytest.mark.needs("systemd")
@@ -52,6 +53,7 @@ def test_systemd_finds_no_fault(tmp_path: Path) -> None:
         pytest.param(ASKER, 1.5, id="asker"),
         pytest.param(INSTALLER, 4.0, id="installer"),
         pytest.param(CONFIRM, 1.5, id="confirm"),
+        pytest.param(DAEMON, 4.0, id="daemon"),
     ],
 )
 def test_what_a_unit_exposes(tmp_path: Path, unit: Path, most: float) -> None:
