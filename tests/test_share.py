@@ -49,7 +49,7 @@ def test_groff_finds_no_fault(template: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "@" not in re.sub(r"[^@]@[a-z]", "", build.page(template))
+    assert not re.search(r"^@[A-Z_]+@$", build.page(template), re.MULTILINE)
 
 
 def words_of(command: click.Command) -> Iterator[str]:
