@@ -10,8 +10,8 @@ DOC := $(SHARE)/doc/olpc-update-query
 BUILT ?= build/share
 
 UNITS = $(wildcard systemd/olpc-*.service systemd/olpc-*.timer systemd/olpc-*.path)
-BUS_POLICY = $(wildcard dbus-1/*.conf)
-BUS_SERVICES = $(wildcard dbus-1/*.service)
+BUS_POLICY = $(wildcard systemd/org.*.conf dbus-1/*.conf)
+BUS_SERVICES = $(wildcard systemd/org.*.service dbus-1/*.service)
 
 # install-files: copy, with the units' commands where they really are
 .PHONY: install-files

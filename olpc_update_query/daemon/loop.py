@@ -1,9 +1,12 @@
 """One thread that does everything, and APScheduler, which only ticks."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,11 +39,12 @@ class Loop:
 
     def alarm(self, seconds: float) -> None:
         """Tick once more, in so many seconds; it replaces an earlier alarm."""
+        from apscheduler.triggers.date import DateTrigger
+
         self._scheduler.add_job(
             self.post,
-            "date",
+            DateTrigger(datetime.now(UTC) + timedelta(seconds=seconds), "UTC"),  # noqa: TID251
             args=[self._tick],
-            run_date=datetime.now(UTC) + timedelta(seconds=seconds),  # noqa: TID251
             id="alarm",
             replace_existing=True,
             misfire_grace_time=None,
@@ -84,11 +88,12 @@ class Loop:
         APScheduler leaves out a job that is a second late unless told otherwise, and
         a laptop that wakes up is late by hours.
         """
+        from apscheduler.triggers.interval import IntervalTrigger
+
         self._scheduler.add_job(
             self.post,
-            "interval",
+            IntervalTrigger(seconds=self._seconds, timezone="UTC"),
             args=[self._tick],
-            seconds=self._seconds,
             next_run_time=datetime.now(UTC),  # noqa: TID251 - it is APScheduler's clock
             id="tick",
             replace_existing=True,
@@ -100,10 +105,37 @@ class Loop:
 
 def _scheduler() -> "BackgroundScheduler":
     """Make a scheduler that ticks in its own thread, without a pool of others."""
-    from apscheduler.executors.debug import DebugExecutor
-    from apscheduler.schedulers.background import BackgroundScheduler
+    with _no_plugins():
+        from apscheduler.executors.debug import DebugExecutor
+        from apscheduler.schedulers.background import BackgroundScheduler
 
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     return BackgroundScheduler(
         timezone="UTC", executors={"default": DebugExecutor()}, daemon=True
     )
+
+
+@contextlib.contextmanager
+def _no_plugins() -> Iterator[None]:
+    """Keep APScheduler before 3.10, as Debian 12 has it, from ``pkg_resources``.
+
+    It looks up the names of its plugins there, at the cost of 7 MB. We name none.
+    """
+    if "pkg_resources" in sys.modules:
+        yield
+        return
+    stand_in = ModuleType("pkg_resources")
+
+    def get_distribution(name: str) -> object:
+        raise LookupError(name)
+
+    stand_in.__dict__.update(
+        iter_entry_points=lambda group: iter(()),
+        get_distribution=get_distribution,
+        DistributionNotFound=LookupError,
+    )
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["pkg_resources"]
