@@ -10,7 +10,7 @@ from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import NEVER_EXPIRES
 from olpc_update_query.model.wire import format_time
 from olpc_update_query.server.laptops import Laptop
-from olpc_update_query.server.records import FIRST_FAILURE, Concern, Position, State
+from olpc_update_query.server.records import Concern, Position, State, is_failure
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import Assignment, Rollout, Scope
 from olpc_update_query.server.site import DAY, Site
@@ -238,7 +238,7 @@ def _progress(
         build = choice.assignment.build
         runs, tried, code = positions.get(laptop.serial, (None, None, None))
         is_there, before = runs == build, found[choice.scope]
-        failed = not is_there and tried == build and (code or 0) >= FIRST_FAILURE
+        failed = not is_there and tried == build and is_failure(code)
         found[choice.scope] = Progress(
             before.whole + 1,
             before.running + is_there,

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from olpc_update_query.errors import NoRsync, ServerFull
 from olpc_update_query.model import canonical
 from olpc_update_query.model.canonical import Json
 
@@ -22,6 +23,8 @@ MAX_UNLISTED: Final = 10_000
 
 FIRST_FAILURE: Final = 20
 """Exit codes below are about the network or this run, not about the build."""
+BLAMELESS: Final = frozenset({ServerFull.exit_code, NoRsync.exit_code})
+"""Codes above that are not about the build either."""
 
 METADATA: Final = sa.MetaData()
 
@@ -45,6 +48,9 @@ LAPTOPS: Final = sa.Table(
     sa.Column("tried_at", sa.BigInteger),
     sa.Column("ordered_at", sa.BigInteger),
 )
+
+HAS_FAILED: Final = (LAPTOPS.c.code >= FIRST_FAILURE) & LAPTOPS.c.code.not_in(BLAMELESS)
+"""`is_failure`, for the database."""
 
 EVENTS: Final = sa.Table(
     "events",
@@ -87,7 +93,12 @@ class Attempt(NamedTuple):
     @property
     def failed(self) -> bool:
         """Whether the build is to blame, or may be; a bad link is not its fault."""
-        return self.code >= FIRST_FAILURE
+        return is_failure(self.code)
+
+
+def is_failure(code: int | None) -> bool:
+    """Tell whether an exit code may be the build's fault."""
+    return code is not None and code >= FIRST_FAILURE and code not in BLAMELESS
 
 
 class Poll(NamedTuple):
@@ -190,7 +201,7 @@ def is_of_concern(
     of, patience = LAPTOPS.c, max(OVERDUE_AFTER, 3 * interval)
     match concern:
         case Concern.FAILING:
-            return of.listed & (of.code >= FIRST_FAILURE)
+            return of.listed & HAS_FAILED
         case Concern.STUCK:
             late = of.ordered_at <= now - STUCK_AFTER
             return of.listed & of.ordered.is_not(None) & late

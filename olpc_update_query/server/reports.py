@@ -25,7 +25,7 @@ from olpc_update_query.errors import DiskFailed
 from olpc_update_query.server.recorder import Recorder
 from olpc_update_query.server.records import (
     EVENTS,
-    FIRST_FAILURE,
+    HAS_FAILED,
     LAPTOPS,
     LEASES,
     METADATA,
@@ -158,7 +158,7 @@ class Reports:
             build: The build.
             since: When they told it first, at the earliest.
         """
-        failed = sa.case((LAPTOPS.c.code >= FIRST_FAILURE, 1), else_=0)
+        failed = sa.case((HAS_FAILED, 1), else_=0)
         query = sa.select(sa.func.count(), sa.func.sum(failed)).where(
             LAPTOPS.c.listed, LAPTOPS.c.tried == build, LAPTOPS.c.tried_at >= since
         )
