@@ -27,6 +27,7 @@ MESSAGE_IDS: Final = {
     str(Result.INSTALLED): "275b6335e1bc4a8d9a6e5ff7412171be",
     str(Result.CONFIRMED): "a8f2a869aeb04ad4a8e6e71ee881aef4",
     str(Result.ROLLED_BACK): "0775ce062e7140a89024782c518aefae",
+    str(Result.REPAIRED): "1912bf7f02864f3488cfd57120f14edf",
     str(Result.REFUSED): "59e9cc27cb2340669fe6d17ea5d4ebca",
     str(Result.STOLEN): "5007ae7a0acf4947a209f3f871e12826",
     str(Result.FAILED): "63ed551dcbbb4d91b5d8791e605ad8a7",
