@@ -24,7 +24,7 @@ BOOT_PACKAGES := busybox-static fdisk iproute2 mmdebstrap qemu-system-x86 \
 # Your own two versions for the demo and the bench; they are only read.
 TREES = $(if $(TREE_A),--tree-a '$(TREE_A)') $(if $(TREE_B),--tree-b '$(TREE_B)')
 
-SCRIPTS = $(shell grep -rlE '^\#!.*[/ ](ba|da)?sh$$' .ci bin cron debian dracut \
+SCRIPTS = $(shell grep -rlE '^\#!.*[/ ](ba|da)?sh$$' .ci cron debian dracut \
   nm-dispatcher systemd tests/machine 2>/dev/null)
 
 .PHONY: help

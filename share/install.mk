@@ -10,8 +10,8 @@ DOC := $(SHARE)/doc/olpc-update-query
 BUILT ?= build/share
 
 UNITS = $(wildcard systemd/olpc-*.service systemd/olpc-*.timer systemd/olpc-*.path)
-BUS_POLICY = $(wildcard systemd/org.*.conf dbus-1/*.conf)
-BUS_SERVICES = $(wildcard systemd/org.*.service dbus-1/*.service)
+BUS_POLICY = $(wildcard systemd/org.*.conf)
+BUS_SERVICES = $(wildcard systemd/org.*.service)
 
 # install-files: copy, with the units' commands where they really are
 .PHONY: install-files
@@ -27,7 +27,7 @@ install-files:
 	install -m 644 cron/olpc-update-query $(ETC)/cron.d
 	install -m 755 nm-dispatcher/90-olpc-update-query $(LIB)/NetworkManager/dispatcher.d
 	install -d $(DESTDIR)$(BINDIR)
-	install -m 755 bin/olpc-update-query-wake $(DESTDIR)$(BINDIR)
+	install -m 755 cron/olpc-update-query-wake $(DESTDIR)$(BINDIR)
 	sed -i 's| olpc-update-query-wake | $(BINDIR)/olpc-update-query-wake |' \
 	  $(ETC)/cron.d/olpc-update-query \
 	  $(LIB)/NetworkManager/dispatcher.d/90-olpc-update-query

@@ -10,7 +10,7 @@ import pytest
 
 TOP = Path(__file__).parents[1]
 DISPATCHER = TOP / "nm-dispatcher/90-olpc-update-query"
-WAKE = TOP / "bin/olpc-update-query-wake"
+WAKE = TOP / "cron/olpc-update-query-wake"
 CRONTAB = TOP / "cron/olpc-update-query"
 SCHEDULES = re.compile(r"^\*/5 \* \* \* \* root ", re.MULTILINE)
 

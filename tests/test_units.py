@@ -12,7 +12,7 @@ import pytest
 
 SYSTEMD = Path(__file__).parents[1] / "systemd"
 KINDS = {".service", ".timer", ".path", ".socket"}
-UNITS = sorted(path for path in SYSTEMD.iterdir() if path.suffix in KINDS)
+UNITS = sorted(path for path in SYSTEMD.glob("olpc-*") if path.suffix in KINDS)
 ASKER = SYSTEMD / "olpc-update-query@.service"
 INSTALLER = SYSTEMD / "olpc-update-installer.service"
 CONFIRM = SYSTEMD / "olpc-update-confirm.service"

@@ -44,7 +44,7 @@ def wake(tmp_path: Path) -> Path:
     program.write_text(f'#!/bin/sh\necho "$*" >>"{tmp_path}/called"\n')
     program.chmod(0o755)
     script = directory / "olpc-update-query-wake"
-    script.write_bytes((TOP / "bin/olpc-update-query-wake").read_bytes())
+    script.write_bytes((TOP / "cron/olpc-update-query-wake").read_bytes())
     script.chmod(0o755)
     return script
 
@@ -101,7 +101,7 @@ def test_the_rule_is_the_program_s_own(wake: Path, stamp: str, skips: bool) -> N
 
 
 def test_both_know_the_longest_interval() -> None:
-    assert f"-le {LONGEST} ]" in (TOP / "bin/olpc-update-query-wake").read_text()
+    assert f"-le {LONGEST} ]" in (TOP / "cron/olpc-update-query-wake").read_text()
 
 
 # --- with a daemon -------------------------------------------------------------------
@@ -174,5 +174,5 @@ def test_a_wake_that_is_not_due_costs_less_than_python(wake: Path) -> None:
 
 def test_it_is_installed_as_it_is() -> None:
     installed = Path(sys.executable).with_name("olpc-update-query-wake")
-    assert installed.read_bytes() == (TOP / "bin/olpc-update-query-wake").read_bytes()
+    assert installed.read_bytes() == (TOP / "cron/olpc-update-query-wake").read_bytes()
     assert os.access(installed, os.X_OK)

@@ -25,7 +25,7 @@ CONFIG = """<!DOCTYPE busconfig PUBLIC
   <include>{policy}</include>
 </busconfig>
 """
-POLICY = TOP / "dbus-1/org.laptop.UpdateQuery1.conf"
+POLICY = TOP / "systemd/org.laptop.UpdateQuery1.conf"
 MANAGER = ("org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager")
 SERVICE = ("org.laptop.UpdateQuery1", "/org/laptop/UpdateQuery1")
 LOGIN = ("org.freedesktop.login1", "/org/freedesktop/login1")
