@@ -53,6 +53,7 @@ def traced(
     start = read_disk(root)
     calls = log.with_suffix(".calls")
     pid = _fork(job, log, stopped=True)
+    os.waitpid(pid, os.WUNTRACED)  # or it might stop after it was told to go on
     tracer = subprocess.Popen(
         [
             *("strace", "-f", "-qq", "-xx", "-s", "4000000", "-o", calls),
