@@ -24,6 +24,7 @@ from olpc_update_query.cli.logbook import MESSAGE_IDS
 TOP = Path(__file__).parents[2]
 CACHE = TOP / "build/machine"
 ARCHITECTURE = os.environ.get("OLPC_MACHINE") or "amd64"
+IS_32_BIT = ARCHITECTURE == "i386"
 BASE = CACHE / f"{ARCHITECTURE}.tar"
 DEBS = TOP / "build/deb"
 HELPERS = Path(__file__).parent
@@ -73,6 +74,15 @@ def make_base() -> None:
     fresh.rename(BASE)
 
 
+def keep_to_32_bits(*roots: Path) -> None:
+    """Give no file a time that Debian 12's 32-bit system calls cannot give it."""
+    for root in roots:
+        for name in names_in(root):
+            facts = (root / name).lstat()
+            if not -(2**31) <= facts.st_mtime < 2**31:
+                os.utime(root / name, (0, 0), follow_symlinks=False)
+
+
 def names_in(tree: Path) -> set[str]:
     found = set()
     for where, directories, files in os.walk(tree):
@@ -107,6 +117,8 @@ class Machine:
         old, new = self.directory / "old", self.directory / "new"
         trees.make_first(old, files=150, megabytes=6)
         trees.make_second(old, new)
+        if IS_32_BIT:
+            keep_to_32_bits(old, new)
         self.wanted = compare.survey(new)
         school = School(self.tree / "srv/site")
         (self.tree / "srv").mkdir(exist_ok=True)
@@ -183,7 +195,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def test_the_driver_met_nothing_unforeseen(machine: Machine) -> None:
-    assert "TIMEOUT" not in machine.text("driver.log"), machine.text("driver.log")
+    said = machine.text("driver.log")
+    assert "TIMEOUT" not in said, said + machine.text("journal")
     assert machine.text("driver.log").endswith("done\n")
 
 
@@ -241,6 +254,8 @@ def test_the_asker_is_shut_in(machine: Machine) -> None:
 
 def test_the_installer_is_shut_in(machine: Machine) -> None:
     found = dict(line.split(": ") for line in machine.text("installer").splitlines())
+    if IS_32_BIT:  # systemd cannot filter socketcall(); PrivateNetwork= holds there too
+        assert found.pop("open an internet socket") == "yes"
     allowed = {"read /versions/pristine", "write asker", "write /versions"}
     allowed |= {"write installer", "write /security", "be root", "write the seed"}
     allowed |= {"copy with rsync", "ask the system bus", "talk to systemd"}
