@@ -252,6 +252,17 @@ def test_both_forms_of_a_file() -> None:
         b'[1,{"x":"y"}',
         "del01: ñ".encode(),
     ],
+    ids=[
+        "a lease",
+        "version",
+        "uuid",
+        "serial",
+        "digest",
+        "cut",
+        "bulk of a number",
+        "bulk cut",
+        "not ascii",
+    ],
 )
 def test_files_that_are_none(bad: bytes) -> None:
     with pytest.raises(DamagedSite, match=r"d-lease\.sig: is no file of delegations"):
