@@ -13,7 +13,7 @@ from tests.crash.sweep import Bounds, Swept, scratch, sweep
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--most", type=int, default=16)
+    parser.add_argument("--most", type=int, default=36)
     parser.add_argument("--share", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--stop", type=int, default=5)

@@ -133,7 +133,16 @@ def mounted(what: Path, where: Path, *options: str) -> Iterator[Path]:
     try:
         yield where
     finally:
-        subprocess.run(["umount", str(where)], check=True)
+        _unmount(where)
+
+
+def _unmount(where: Path) -> None:
+    """Unmount; a file system that is damaged may keep its place busy for a while."""
+    for _ in range(50):
+        if subprocess.run(["umount", where], check=False).returncode == 0:
+            return
+        time.sleep(0.1)
+    subprocess.run(["umount", "-l", where], check=True)
 
 
 # --- the proof ---------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.block import prove
 from tests.crash.kills import Shooter
 from tests.crash.scenes import Scene, Stage
 from tests.crash.sweep import Bounds, scratch, sweep
@@ -48,6 +49,16 @@ def shooter(place: Path, scene: Scene) -> Shooter:
     shots = place / "shots"
     shots.mkdir(mode=0o755)
     return Shooter(scene, shots)
+
+
+@pytest.mark.needs("e2fsprogs", "fuse3")
+def test_cuts_below_the_file_system(place: Path) -> None:
+    """Some of them; the control, a disk that ignores flushes, is in `make crash`."""
+    pytest.importorskip("mfusepy")
+    found = prove(place, stride=60)
+    assert found.flushes > 50
+    assert found.states >= 8
+    assert found.failures == []
 
 
 def test_real_kills_leave_what_the_replay_says(place: Path) -> None:
