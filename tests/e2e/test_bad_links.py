@@ -24,7 +24,7 @@ def payload(row: str) -> int:
 
 
 def test_update_over_a_bad_link() -> None:
-    words = ["-m", "bench.badlinks", "--sample", "--files", "200", "--megabytes", "4"]
+    words = ["-m", "bench.badlinks", "--sample", "--files", "900", "--megabytes", "24"]
     done = subprocess.run(
         [sys.executable, *words],
         capture_output=True,
