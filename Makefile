@@ -18,7 +18,7 @@ PACKAGES := attr busybox-static cron dash dbus dnsmasq-base e2fsprogs faketime f
   tinyproxy xfsprogs xz-utils zsh zstd
 
 # What `make boot` takes besides.
-BOOT_PACKAGES := busybox-static fdisk iproute2 mmdebstrap qemu-system-x86 \
+BOOT_PACKAGES := arch-test busybox-static fdisk iproute2 mmdebstrap qemu-system-x86 \
   systemd-container
 
 # Your own two versions for the demo and the bench; they are only read.

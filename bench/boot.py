@@ -148,7 +148,8 @@ class _Story:
         story = f"{_CONFIRMED}olpc-update --rollback{_OFF}"
         self._boot("762 is confirmed again, somebody goes back", story)
         self._assign("762", "idle")
-        lesson = "systemd-run --quiet -p PAMName=login -p User=games sleep 99; sleep 2"
+        somebody = "-p PAMName=login -p User=games -E XDG_SESSION_CLASS=user"
+        lesson = f"systemd-run --quiet {somebody} sleep 99; sleep 2"
         install = f"olpc-update -f 762 -s {self._server}\n{self._poll}"
         off = "sleep 5; sync\nsystemctl --force poweroff\n"  # or the lesson holds it up
         story = f"{lesson}\nloginctl\n{install}{off}"

@@ -116,6 +116,7 @@ def _make_tree(tree: Path, name: str, init: str) -> None:
     shutil.copy(shutil.which("busybox") or "/bin/busybox", tree / "bin/busybox")
     (tree / "boot/vmlinuz").write_text(name)
     (tree / "etc/build").write_text(f"{name}\n")
+    (tree / "etc/os-release").write_text("ID=small\n")  # systemd insists on one
     (tree / "sbin/init").write_text(init)
     (tree / "sbin/init").chmod(0o755)
 
