@@ -93,7 +93,7 @@ bench: $(READY) ## how a fleet asks, what a poll and an update cost, beside othe
 	$(BIN)/python -m bench.poll
 	$(BIN)/python -m bench.update $(TREES)
 
-FUZZED ?= answer order lease query manifest pack delta frame
+FUZZED ?= answer order lease statement query manifest pack delta frame
 MUTANTS ?= 1000000
 SECONDS_EACH ?= 600
 

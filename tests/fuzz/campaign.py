@@ -22,7 +22,7 @@ from tests.fuzz.measure import Meter, meter
 from tests.fuzz.mutator import Mutator
 from tests.fuzz.targets import ACCEPTED
 
-SIGNED: Final = {"answer", "lease", "order"}
+SIGNED: Final = {"answer", "statement", "lease", "order"}
 """Targets that accept a mutant only if what is signed has not changed.
 
 Such a mutant is counted apart, and another one made in its place.

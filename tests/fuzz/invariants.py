@@ -23,6 +23,7 @@ _LINE: Final = re.compile(rb"sig0[12]: [ 0-9a-zTZ]+")
 _HEADS: Final = {
     "answer": b'["oatc-signed-resp",1,[',
     "order": b'["olpc-update-signed-order",1,[',
+    "statement": b'["olpc-update-signed-keys",1,[',
 }
 _CREDENTIAL: Final = b',["sig",1,['
 

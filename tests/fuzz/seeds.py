@@ -19,8 +19,11 @@ from olpc_update_query.server.signing import (
     make_answer,
     make_lease,
     make_order,
+    sign_statement,
+    statement_data,
 )
-from olpc_update_query.trust.keys import ID_BYTES
+from olpc_update_query.trust.keys import ID_BYTES, Role, digest_of
+from olpc_update_query.trust.rotation import Statement, join_statements
 from tests.fuzz.facts import NONCE, NOW, SERIAL, UUID
 from tests.fuzz.fixed import FixedSigner, signer
 from tests.fuzz.plain_seeds import deltas, frames, manifests, packs
@@ -57,6 +60,7 @@ def all_seeds() -> dict[str, Seeds]:
         "answer": _answers(),
         "order": _orders(),
         "lease": _leases(),
+        "statement": _statements(),
         "query": _queries(),
         "manifest": manifests(),
         "pack": packs(),
@@ -203,6 +207,30 @@ def _leases() -> Seeds:
         "other-key": stolen.encode(),
         "other-role": make_lease(SERIAL, UUID, _FAR, signer("oats").sig01).encode(),
         "other-bulk": bulk_leases({_OTHER_SERIAL: foreign}),
+    }
+
+
+def _statements() -> Seeds:
+    added, oats = signer("delegate").public, signer("oats")
+    plain = Statement(Role.OATS, 1, NOW, 1, (added,))
+    more = replace(plain, number=7, threshold=2, retire=("0" * 64,))
+    gone = Statement(Role.OATS, 2, NOW, 1, (), (digest_of(oats.public),))
+    lease = replace(plain, role=Role.LEASE)
+
+    def signed(content: Statement, *holders: str) -> bytes:
+        data = statement_data(content)
+        return sign_statement(data, [signer(name).sig01(data) for name in holders])
+
+    first, last = signed(plain, "oats"), signed(more, "oats", "thief")
+    return {
+        "good-plain": first,
+        "good-more": last,
+        "good-newline": signed(replace(plain, number=3), "oats") + b"\n",
+        "other-list": join_statements([first, last, signed(gone, "delegate")]),
+        "other-key": signed(plain, "thief"),
+        "other-role": signed(lease, "oats"),
+        "other-nobody": signed(gone, "oats"),
+        "other-order": make_order(OrderFile(_ORDER, NOW), oats.sig01),
     }
 
 

@@ -19,6 +19,7 @@ from olpc_update_query.errors import (
     UnsafePath,
     UntrustedAnswer,
     UntrustedLease,
+    UntrustedStatement,
     UpdateError,
 )
 from olpc_update_query.model import canonical, entry
@@ -49,6 +50,7 @@ from olpc_update_query.model.pack import (
 from olpc_update_query.model.wire import format_expiry
 from olpc_update_query.trust import answer as trust
 from olpc_update_query.trust import lease as leases
+from olpc_update_query.trust import rotation
 from tests.fuzz.facts import FRAME, MAX_SIZE, NONCE, NOW, SERIAL, UUID
 from tests.fuzz.invariants import (
     Finding,
@@ -189,6 +191,33 @@ def _read_order_data(data: bytes) -> None:
         return
     need(OrderFile.from_json(file.to_json()) == file, "it reads back as another")
     check_order(file.order)
+
+
+@target(Malformed, UntrustedStatement)
+def statement(data: bytes) -> None:
+    """A statement about keys, by itself and in a file of several."""
+    _follow_file(data)
+    opened = rotation.open_statement(data, trusted_ring())
+    check_signed(data, "statement")
+    again = rotation.Statement.from_json(opened.to_json())
+    need(again == opened, "it reads back as another statement")
+    ring = rotation.apply(opened, trusted_ring())
+    left = sum(key.role is opened.role for key in ring)
+    need(left >= opened.threshold, "nobody is left to sign the next one")
+    need(ring.standing(opened.role).number == opened.number, "it could come again")
+
+
+def _follow_file(data: bytes) -> None:
+    try:
+        parts = rotation.split_statements(data)
+    except Malformed as error:
+        need_plain(str(error))
+        return
+    followed = rotation.follow(parts, trusted_ring())
+    for refusal in followed.refused:
+        need_plain(str(refusal))
+    numbers = [one.number for one in followed.statements]
+    need(numbers == sorted(set(numbers)), "statements are not followed in order")
 
 
 # --- what a server is asked -------------------------------------------------------
