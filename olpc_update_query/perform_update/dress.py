@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from olpc_update_query.errors import NotPermitted
+from olpc_update_query.errors import DiskFailed, NotPermitted
 from olpc_update_query.model.manifest import Entry, Kind, encode_name
 
 _TYPES = {
@@ -25,6 +25,7 @@ def dress(descriptor: int, entry: Entry) -> None:
 
     Raises:
         NotPermitted: Only root may do that.
+        DiskFailed: A number of it is beyond what this system can hold.
     """
     with _permitted(entry):
         os.fchown(descriptor, entry.uid, entry.gid)
@@ -44,6 +45,7 @@ def make_special(entry: Entry, name: bytes, directory: int) -> None:
 
     Raises:
         NotPermitted: Only root may do that.
+        DiskFailed: A number of it is beyond what this system can hold.
     """
     with _permitted(entry):
         if entry.kind is Kind.SYMLINK:
@@ -68,3 +70,6 @@ def _permitted(entry: Entry) -> Iterator[None]:
     except PermissionError as refused:
         what = f"{encode_name(entry.path)} as user {entry.uid}, group {entry.gid}"
         raise NotPermitted(what) from refused
+    except OverflowError as beyond:  # a system of 32 bits ends in 2038
+        reason = "its time or owner is a number that this system cannot hold"
+        raise DiskFailed(encode_name(entry.path), reason) from beyond
