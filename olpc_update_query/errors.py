@@ -645,6 +645,13 @@ class MissingExtra(SiteError):
         super().__init__(module, "this Python package is not installed")
 
 
+class StillNeeded(SiteError):
+    """A build cannot be deleted: laptops may be told to run it."""
+
+    exit_code = 65
+    advice = "`olpc-update-admin unassign` takes an assignment back; see `status`."
+
+
 class UnfitTree(SiteError):
     """A tree cannot be published as it is; nothing was published.
 

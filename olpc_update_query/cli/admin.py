@@ -7,6 +7,7 @@ import click
 
 from olpc_update_query.cli import (
     admin_builds,
+    admin_clearing,
     admin_keys,
     admin_laptops,
     admin_rollout,
@@ -42,6 +43,7 @@ for _module in (
     admin_site,
     admin_keys,
     admin_builds,
+    admin_clearing,
     admin_laptops,
     admin_rollout,
     admin_serve,

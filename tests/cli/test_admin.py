@@ -345,6 +345,29 @@ def test_a_laptop_is_pinned_to_what_it_runs(shell: Shell, site: Site) -> None:
     assert scope not in site.rollout().assignments
 
 
+def test_builds_that_nobody_needs_are_deleted(shell: Shell, site: Site) -> None:
+    for name in ("758", "759"):
+        add_build(site, name)
+    reports = Reports(site.path / "reports.db")
+    reports.record(Poll(SERIAL, 1_800_000_000, "10.0.0.7", build="760"))
+    reports.close()
+    shell.good("assign", site.path, "--build", "762")
+    shell.bad(errors.StillNeeded, "unpublish", site.path, "762")
+    shell.bad(errors.UnknownBuild, "unpublish", site.path, "999")
+    assert shell.run("unpublish", site.path, "../760").code == 2
+    shell.good("unpublish", site.path, "758")
+    assert site.build_names() == ["759", "760", "762"]
+    told = shell.good("gc", site.path, "--dry-run")
+    assert "759 is of no use" in told
+    assert "760" not in told
+    assert site.build_names() == ["759", "760", "762"]
+    assert "759 is deleted" in shell.good("gc", site.path)
+    assert site.build_names() == ["760", "762"]
+    assert not list(site.builds.glob(".gone*"))
+    assert "Every published build" in shell.good("gc", site.path)
+    assert "maria: unpublish 759" in (site.path / "changes.log").read_text()
+
+
 def test_a_window_opens_and_closes(shell: Shell, site: Site) -> None:
     words = "--opens 2027-01-15T08:00 --closes 2027-01-16T08:00:00Z"
     out = shell.good("assign", site.path, "--build", "762", *words.split())

@@ -1,0 +1,56 @@
+"""Taking builds out of a site that nobody needs any more."""
+
+import os
+import shutil
+from typing import Final
+
+from olpc_update_query.errors import StillNeeded
+from olpc_update_query.model.wire import BuildId
+from olpc_update_query.server.reports import Reports
+from olpc_update_query.server.site import Site
+from olpc_update_query.server.steer import Actor
+from olpc_update_query.system.files import disk_errors, fsync_directory, hold_lock
+
+_GONE: Final = ".gone-"
+
+
+def unpublish(site: Site, actor: Actor, build: BuildId) -> None:
+    """Delete a published build.
+
+    It vanishes in one step. Laptops that run it keep it; whoever is fetching it just
+    now has to be told another one.
+
+    Args:
+        site: The site.
+        actor: Who says so.
+        build: The build.
+
+    Raises:
+        UnknownBuild: It is not published.
+        StillNeeded: It is assigned.
+        Busy: Something is being published.
+    """
+    published = site.need_build(build)
+    if build in site.rollout().builds():
+        raise StillNeeded(f"build {build}", "is still assigned")
+    gone = site.builds / f"{_GONE}{build}"
+    purpose = f"unpublish {build}"
+    with site.change(actor.name, purpose), hold_lock(site.builds / ".lock", purpose):
+        shutil.rmtree(gone, ignore_errors=True)  # what was cut short before
+        with disk_errors(site.builds):
+            os.rename(published.path, gone)
+            fsync_directory(site.builds)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def unused(site: Site, reports: Reports) -> list[BuildId]:
+    """Return published builds that are not assigned and that no laptop says it runs.
+
+    Raises:
+        DamagedSite: A file of the site is malformed.
+        DiskFailed: The reports cannot be read.
+    """
+    reports.flush()
+    running = {build for build, _, _ in reports.positions().values()}
+    needed = site.rollout().builds() | running
+    return [build for build in site.build_names() if build not in needed]
