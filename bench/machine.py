@@ -117,6 +117,9 @@ def _add_units(units: Path) -> None:
     (units / "olpc-update-story.service").write_text(_STORY)
     for name in ("olpc-update-confirm.timer", "olpc-update-story.service"):
         (wants / name).symlink_to(f"../{name}")
+    hurry = units.with_name("system.conf.d")
+    hurry.mkdir(exist_ok=True)
+    (hurry / "hurry.conf").write_text("[Manager]\nDefaultTimeoutStopSec=5s\n")
     for directory, text in {
         "olpc-update-confirm.timer.d": "[Timer]\nOnActiveSec=\nOnActiveSec=1s\n",
         "olpc-update-confirm.service.d": "[Service]\nRestartSec=1\n",
