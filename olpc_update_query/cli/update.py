@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 from olpc_update_query import errors
-from olpc_update_query.cli import installed
+from olpc_update_query.cli import installed, render
 from olpc_update_query.cli.console import Console, run_command
 from olpc_update_query.cli.options import Common, common
 from olpc_update_query.model.messages import BuildId, parse_build_id
@@ -142,8 +142,8 @@ def _install(given: Common, wanted: Wanted, console: Console) -> int:
     from olpc_update_query.run.by_hand import ByHand
     from olpc_update_query.system.power import restart
 
+    build, places = _places(given, wanted, console)
     machine = given.machine()
-    build, places = _places(given, wanted)
     code = ByHand(machine, console, build, places, force=wanted.force).run()
     if code == 0 and wanted.reboot and machine.is_real():
         restart()
@@ -168,7 +168,9 @@ def _install_unsigned(
     return code
 
 
-def _places(given: Common, wanted: Wanted) -> tuple[BuildId, Sequence[str]]:
+def _places(
+    given: Common, wanted: Wanted, console: Console
+) -> tuple[BuildId, Sequence[str]]:
     from olpc_update_query.run.places import choose, url_of
 
     build = None if wanted.build is None else _build(wanted.build)
@@ -176,7 +178,31 @@ def _places(given: Common, wanted: Wanted) -> tuple[BuildId, Sequence[str]]:
         return build, _places_of(given, wanted, build)
     path, found = _stick(given, wanted.usb or "")
     place = choose(found, build, str(path))
+    _follow_keys(given, path, console)
     return parse_build_id(place.name), [url_of(place)]
+
+
+def _follow_keys(given: Common, stick: Path, console: Console) -> None:
+    """Follow what a stick says about keys; what is not for us changes nothing."""
+    from olpc_update_query.system.files import read_bounded
+    from olpc_update_query.system.keyring import (
+        LARGEST_STATEMENTS,
+        STATEMENTS,
+        follow_file,
+    )
+
+    try:
+        raw = read_bounded(stick / STATEMENTS, LARGEST_STATEMENTS)
+        done = follow_file(given.root, raw, threshold=given.settings().key_threshold)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, errors.Malformed) as error:
+        console.warn(f"{stick / STATEMENTS} is of no use: {error}")
+        return
+    for statement in done.statements:
+        console.step(render.statement(statement))
+    for refused in done.refused:
+        console.step(f"{stick / STATEMENTS}: {refused}")
 
 
 def _stick(given: Common, path: str) -> tuple[Path, dict[BuildId, Path]]:

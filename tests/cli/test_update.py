@@ -17,6 +17,7 @@ from tests.cli.black_box import query, update
 from tests.cli.school import School
 from tests.http_server import Trouble, unused_port
 from tests.laptop import boot, boots, boots_alternate
+from tests.rotations import statement
 from tests.simulator import DAY, HOUR, lease, set_due, simulate, work_of
 from tests.trees import difference, snapshot
 
@@ -257,6 +258,30 @@ def test_from_whichever_stick_is_mounted(school: School, stick: Path) -> None:
     shutil.move(stick, place / "STICK")
     assert update(school.root, "--usb", "762").code == 0
     assert boots(school.root) == "762"
+
+
+def test_a_stick_brings_new_keys(school: School, stick: Path) -> None:
+    school.sign(stick / "builds/762", school.order(), key="new")
+    assert update(school.root, "--usb", str(stick)).code == 21
+    (stick / "keys.sig").write_bytes(statement(1, "oats", add="new", retire="oats"))
+    done = update(school.root, "-v", "--usb", str(stick))
+    assert (done.code, boots(school.root)) == (0, "762"), done.err
+    assert "statement 1" in done.out
+    assert update(school.root, "760", "--usb", str(stick)).code == 21, "retired"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"nonsense", statement(1, "thief", add="new")],
+    ids=["empty", "nonsense", "foreign"],
+)
+def test_what_a_stick_says_about_foreign_keys_is_no_matter(
+    school: School, stick: Path, raw: bytes
+) -> None:
+    (stick / "keys.sig").write_bytes(raw)
+    done = update(school.root, "--usb", str(stick))
+    assert (done.code, boots(school.root)) == (0, "762"), done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("words", [["--usb"], ["--usb", "762"]], ids=" ".join)
