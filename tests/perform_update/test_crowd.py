@@ -184,13 +184,16 @@ class OneAtATime(Relay):
 def test_server_that_takes_one_connection_is_asked_for_one_at_a_time(
     crowd: Crowd,
 ) -> None:
-    """The link is slow, so more are tried; to be refused is no failure."""
+    """The link is slow, so more are tried; to be refused is no failure.
+
+    Such a server may refuse the next request too, while it takes leave of the last.
+    """
     relay = OneAtATime(crowd.site("small").port)
     crowd.stack.callback(relay.close)
     crowd.limit = 100_000
     crowd.fetch(f"http://127.0.0.1:{relay.port}/")
     assert crowd.is_whole()
-    assert 1 <= relay.refused <= 3
+    assert 1 <= relay.refused <= 6
     assert not any("left for" in step for step in crowd.progress.steps)
 
 

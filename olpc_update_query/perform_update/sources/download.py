@@ -183,7 +183,15 @@ class Download:
             else:
                 lane.mirror.fail(self.name, error, moved=lane.gave > 0)
                 if not lane.gave:
-                    self._audience.step(f"left for the next source: {error}")
+                    self._tell_of(lane.mirror, error)
+
+    def _tell_of(self, mirror: Mirror, error: errors.UpdateError) -> None:
+        """Tell what becomes of a mirror that gave nothing."""
+        others = [other for other in self._mirrors if other is not mirror]
+        if any(other.can_give(self.name) for other in others):
+            self._audience.step(f"left for the next source: {error}")
+        elif mirror.can_give(self.name):
+            self._audience.step(f"asked again in a moment: {error}")
 
     def _lanes_of(self, mirror: Mirror) -> list[Lane]:
         return [lane for lane in self._lanes if lane.mirror is mirror]
