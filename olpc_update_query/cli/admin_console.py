@@ -84,12 +84,12 @@ def _login() -> str:
         return f"uid{os.getuid()}"
 
 
-def suggest(site: Site) -> None:
+def suggest(site: Site, *, is_served: bool = False) -> None:
     """Print the next sensible step."""
-    say(f"Next: {PROGRAM} {_next_step(site)}")
+    say(f"Next: {PROGRAM} {_next_step(site, is_served=is_served)}")
 
 
-def _next_step(site: Site) -> str:
+def _next_step(site: Site, *, is_served: bool) -> str:
     if not any(site.keys.glob(f"{Role.OATS}*.private")):
         return f"keygen {site.path}"
     if not site.build_names():
@@ -99,6 +99,8 @@ def _next_step(site: Site) -> str:
     if not site.rollout().assignments:
         newest = site.build_names()[-1]
         return f"assign {site.path} --build {newest} --percent 10"
+    if is_served:
+        return f"status {site.path}"
     return f"serve {site.path}, or status {site.path} when it runs"
 
 

@@ -120,7 +120,7 @@ def _announce(site: Site, urls: list[str], user: str | None) -> None:
     for finding in check_site(site, SystemClock().now()):
         note(plain(f"{finding.weight}: {finding.where}: {finding.text}"))
     say("On a laptop: olpc-update-query -v --now --server ADDRESS")
-    suggest(site)
+    suggest(site, is_served=True)
     say("Ctrl-C stops the server.")
 
 

@@ -29,8 +29,8 @@ def show_overview(view: Overview) -> None:
     """Print what ``status`` tells."""
     say(plain(f"{view.site}, {moment(view.time)} UTC"))
     say(
-        f"{view.listed} laptops are listed; {view.today} asked in the last day, "
-        f"{view.week} in the last week; {view.stolen} are marked stolen."
+        f"Laptops: {view.listed} listed, {view.today} asked in the last day, "
+        f"{view.week} in the last week, {view.stolen} marked stolen."
     )
     for problem in view.problems:
         say(plain(f"PROBLEM: {problem}"))

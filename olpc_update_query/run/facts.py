@@ -38,12 +38,14 @@ class Facts:
         lease: The lease on its disk, if that is good.
         now: The time, never before the greatest signed time seen.
         stolen: Whether it bears the mark of a stolen laptop.
+        lacks: What must be there to hold two builds, and is not.
     """
 
     layout: Layout | None
     lease: Lease | None
     now: int
     stolen: bool = False
+    lacks: str = ""
 
     @property
     def lease_expiry(self) -> int | None:
@@ -57,19 +59,20 @@ class Facts:
             NoVersions: There is none.
         """
         if self.layout is None:
-            raise errors.NoVersions("/versions/pristine")
+            raise errors.NoVersions(self.lacks)
         return self.layout
 
 
 def look(machine: Machine) -> Facts:
     """Find out what is known of the laptop; it must be the installer who looks."""
+    layout, lacks = None, ""
     try:
         layout = Layout.detect(machine.root)
-    except errors.NoVersions:
-        layout = None
+    except errors.NoVersions as error:
+        lacks = error.path
     now = max(machine.clock.now(), floor(machine))
     lease = installed_lease(machine.root, machine.identity, machine.ring, now)
-    return Facts(layout, lease, now, is_marked_stolen(machine.root))
+    return Facts(layout, lease, now, is_marked_stolen(machine.root), lacks)
 
 
 def floor(machine: Machine) -> int:

@@ -45,7 +45,7 @@ class Shell:
         assert ran.code == error.exit_code, ran
         assert ran.out == "" or error is errors.SiteError
         lines = ran.err.splitlines()
-        assert lines[0].startswith("olpc-update-admin: ")
+        assert lines[0].startswith("olpc-update-admin: "), ran
         assert lines[1].startswith("  hint: ")
         assert len(lines) == 2
         return ran.err

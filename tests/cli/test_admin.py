@@ -112,7 +112,8 @@ def test_each_failure_has_its_own_code(
     told = shell.bad(errors.MissingKey, "lease", path, SERIAL)
     assert "keygen" in told
     (site.keys / "oats.private").chmod(0o604)
-    shell.bad(errors.UnsafeKey, "serve", path, "--port", "0", "--host", "127.0.0.1")
+    free = ("--host", "127.0.0.1", "--port", "0", "--lease-port", "0")
+    shell.bad(errors.UnsafeKey, "serve", path, *free)
     replace_file(path / "rollout.toml", b"[default]\nbuild = 762\n")
     told = shell.bad(errors.DamagedSite, "status", path)
     assert "rollout.toml, default.build" in told
@@ -483,7 +484,7 @@ def test_status_tells_in_words_and_as_json(shell: Shell, site: Site) -> None:
     reports.record(Poll("SHC9", NOW, "10.0.0.8", listed=False))
     reports.close()
     out = shell.good("status", site.path)
-    assert "2 laptops are listed; 1 asked in the last day" in out
+    assert "Laptops: 2 listed, 1 asked in the last day" in out
     assert "every other laptop: build 762 for 10 percent  [2027-01-15 08:00 eva]" in out
     assert "Not in laptops.csv:\n" in out
     found = json.loads(shell.good("status", site.path, "--json"))
@@ -563,7 +564,9 @@ def test_a_port_that_is_taken_is_one_line(shell: Shell, site: Site, host: str) -
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         told = shell.bad(
-            errors.PortTaken, "serve", site.path, "--host", host, "--port", port
+            errors.PortTaken,
+            *("serve", site.path, "--host", host),
+            *("--port", port, "--lease-port", "0"),
         )
     assert f"{host}:{port}: Address already in use" in told
 

@@ -81,9 +81,14 @@ def test_a_machine_that_cannot_hold_two_builds(
     laptop: Laptop, server: ServerSimulator
 ) -> None:
     server.update, server.lease = order(server), lease(NOW + DAY)
-    code, _ = laptop.poll()
+    code, heard = laptop.poll()
     assert code == 34
+    assert "/versions/pristine is missing" in heard.outcome.text
     assert laptop.lease() == server.lease
+    (laptop.root / "versions/pristine").mkdir(parents=True)
+    code, heard = laptop.ask()
+    assert code == 34
+    assert "/versions/boot is missing" in heard.outcome.text
 
 
 def test_a_build_that_cannot_be_fetched(
