@@ -148,6 +148,25 @@ def test_a_daemon_is_told_of_a_link(
     assert called(wake, "network") != "", "its lock alone is no daemon"
 
 
+def test_the_daemon_itself_starts_a_run(
+    wake: Path, daemon: "subprocess.Popen[bytes]"
+) -> None:
+    """As the asker's unit does, whose instance is what it is called with."""
+    set_due(root_of(wake), NOW - 5, NOW + HOUR)
+    words = "--quiet --for-daemon"
+    try:
+        assert called(wake, "daemon-dbus-now") == (
+            f"--trigger dbus {words} --now --root ROOT\n"
+        )
+        assert called(wake, "daemon-portal") == (
+            f"--trigger portal {words} --root ROOT\n"
+        )
+        assert called(wake, "daemon-timer") == "", "it is not due"
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
 @pytest.mark.parametrize("content", ["process 1 (x)\n", "\n", "a b; c\n"])
 def test_a_stale_lock_is_no_daemon(wake: Path, content: str) -> None:
     lock = root_of(wake) / "run/olpc-update-query/daemon"

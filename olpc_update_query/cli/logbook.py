@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Final
 
 from olpc_update_query.cli import render
-from olpc_update_query.cli.console import Console
+from olpc_update_query.cli.wire import Unit
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.report import (
     ClockSet,
@@ -47,8 +47,8 @@ class Priority(IntEnum):
     NOTICE = 5
 
 
-class Logbook(Console):
-    """Whoever reads the journal is who listens to a run."""
+class Logbook(Unit):
+    """Whoever reads the journal, or the unit's status, is who listens to a run."""
 
     def tell(self, event: Event) -> None:
         """Write down what stays of an event; with `-v` the whole story as well."""
@@ -67,6 +67,7 @@ class Logbook(Console):
 
     def end(self, outcome: Outcome) -> None:
         """Write down what a run came to, unless nothing was due."""
+        self.follow_step(outcome.text)
         if outcome.result is Result.NOT_DUE:
             return
         kind = str(outcome.result)

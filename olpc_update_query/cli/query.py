@@ -67,7 +67,8 @@ def _poll(given: Common, trigger: Trigger, *options: bool, hand_over: bool) -> N
     from olpc_update_query.run.two_units import AskerHalf
 
     kind, wish = AskerHalf if hand_over else Poll, Wish(trigger, *options)
-    console = given.console() if wish.waits else Wire(given.program)
+    as_child = not (wish.waits or hand_over)
+    console = Wire(given.program) if as_child else given.console()
     with console.guard():
         machine = given.machine()
         if machine.settings.ignore_signature:

@@ -13,13 +13,14 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from olpc_update_query import errors
-from olpc_update_query.daemon import bus
+from olpc_update_query.daemon import bus, units
+from olpc_update_query.daemon.child import ChildRuns
 from olpc_update_query.daemon.keeper import Keeper
 from olpc_update_query.daemon.loop import Loop
-from olpc_update_query.daemon.notify import notify, watchdog_seconds
 from olpc_update_query.policy.schedule import Trigger
 from olpc_update_query.system.files import hold_lock
 from olpc_update_query.system.host import SystemClock
+from olpc_update_query.system.notify import notify, watchdog_seconds
 
 if TYPE_CHECKING:
     from dbus.bus import BusConnection
@@ -39,22 +40,30 @@ class Daemon:
         command: How the program is run, with the options that every run gets.
         root: Where the laptop's file system begins.
         tick: Seconds between two ticks.
+        as_units: Whether a run is systemd's to start, each side in its own unit.
     """
 
-    def __init__(self, command: list[str], root: Path, tick: int) -> None:
+    def __init__(
+        self, command: list[str], root: Path, tick: int, *, as_units: bool
+    ) -> None:
         self._command = command
         self._clock = SystemClock()
         self._loop = Loop(self._tick, tick)
-        self._keeper = Keeper(
-            [*command, "--for-daemon"], root, self._clock, self._loop, self
-        )
+        runs = units.UnitRuns() if as_units else ChildRuns([*command, "--for-daemon"])
+        self._keeper = Keeper(runs, root, self._clock, self._loop, self)
         self._service: Service | None = None
         self._forced = -1e9
         module = bus.load()
         self._bus = (
             None
             if module is None
-            else bus.SystemBus(module, self._loop.post, self._keeper, self._serve)
+            else bus.SystemBus(
+                module,
+                self._loop.post,
+                self._keeper,
+                self._serve,
+                follows_units=as_units,
+            )
         )
 
     def run(self) -> None:
@@ -156,7 +165,8 @@ def main(arguments: list[str] | None = None) -> None:
         command += ["--config", str(given.config)]
     try:
         with _only_one(given.root):
-            Daemon(command, given.root, _beat(given.tick)).run()
+            as_units = given.config is None and units.are_installed(given.root)
+            Daemon(command, given.root, _beat(given.tick), as_units=as_units).run()
     except errors.UpdateError as error:
         _log.error("%s", error)
         sys.exit(error.exit_code)

@@ -14,6 +14,8 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
+from olpc_update_query.daemon import units
+from olpc_update_query.daemon.child import Told
 from olpc_update_query.daemon.links import Link
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ _MANAGER = "org.freedesktop.NetworkManager"
 _MANAGER_PATH = "/org/freedesktop/NetworkManager"
 _UPOWER = "org.freedesktop.UPower"
 _LOGIN = "org.freedesktop.login1"
+_SYSTEMD = "org.freedesktop.systemd1"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _GLIB = "libglib-2.0.so.0"
 
@@ -44,6 +47,9 @@ class Ears(Protocol):
 
     def resumed(self) -> None:
         """The laptop slept and woke up."""
+
+    def run_told(self, told: Told) -> None:
+        """A unit of ours tells what it does, perhaps again."""
 
 
 def load() -> ModuleType | None:
@@ -74,6 +80,7 @@ class SystemBus:
         post: Leaves work for the daemon's thread.
         ears: Who listens.
         serve: Called with each new connection, to offer the service on it.
+        follows_units: Whether runs are units, which tell systemd what they do.
     """
 
     def __init__(
@@ -82,8 +89,11 @@ class SystemBus:
         post: Post,
         ears: Ears,
         serve: Callable[["BusConnection"], None],
+        *,
+        follows_units: bool = False,
     ) -> None:
         self._dbus, self._post, self._ears, self._serve = dbus, post, ears, serve
+        self._follows_units = follows_units
         self._connection: BusConnection | None = None
         self._link = Link()
         self._complained = False
@@ -106,6 +116,8 @@ class SystemBus:
         connection.set_exit_on_disconnect(False)
         connection.call_on_disconnection(lambda _: self._post(self._lost))
         self._listen(connection)
+        if self._follows_units:
+            self._follow_units(connection)
         self._serve(connection)
 
     def _lost(self) -> None:
@@ -137,6 +149,26 @@ class SystemBus:
             path="/org/freedesktop/login1",
         )
 
+    def _follow_units(self, connection: "BusConnection") -> None:
+        connection.call_async(
+            _SYSTEMD,
+            "/org/freedesktop/systemd1",
+            f"{_SYSTEMD}.Manager",
+            "Subscribe",
+            "",
+            (),
+            None,
+            lambda error: _log.info("systemd: %s", _reason(error)),
+        )
+        for path in units.object_paths():
+            connection.add_signal_receiver(
+                self._unit_changed,
+                "PropertiesChanged",
+                _PROPERTIES,
+                bus_name=_SYSTEMD,
+                path=path,
+            )
+
     # --- in GLib's thread ------------------------------------------------------------
 
     def _manager_came_or_went(self, owner: str) -> None:
@@ -167,6 +199,12 @@ class SystemBus:
     ) -> None:
         if interface == _UPOWER and "OnBattery" in changed and not changed["OnBattery"]:
             self._post(self._ears.mains_came_back)
+
+    def _unit_changed(
+        self, interface: str, changed: Mapping[str, object], *_: object
+    ) -> None:
+        if interface == f"{_SYSTEMD}.Service" and (text := changed.get("StatusText")):
+            self._post(partial(self._ears.run_told, units.parse(str(text))))
 
     def _slept(self, begins: object) -> None:
         if not begins:

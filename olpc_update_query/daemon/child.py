@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+from olpc_update_query.policy.schedule import Trigger
+
 PATIENCE = 10.0
 """Seconds a run has to end when it is told to."""
 
@@ -46,9 +48,9 @@ def parse(line: bytes) -> Told | None:
     kind, _, rest = text.partition(" ")
     match kind:
         case "step":
-            return Step(_printable(rest))
+            return Step(printable(rest))
         case "end":
-            return Ended(_printable(rest))
+            return Ended(printable(rest))
         case "bytes":
             numbers = rest.split()
             good = len(numbers) == 2 and all(_is_number(word) for word in numbers)
@@ -61,8 +63,36 @@ def _is_number(word: str) -> bool:
     return word.isascii() and word.isdigit() and len(word) <= 18
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return a text without what moves a terminal's cursor."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+class ChildRuns:
+    """Starts runs as child processes (``daemon.keeper.Runs``).
+
+    Args:
+        command: How a run is started; the trigger is added to it.
+    """
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+
+    def begin(
+        self,
+        trigger: Trigger,
+        hear: Callable[[Told], object],
+        end: Callable[[int], object],
+        *,
+        now: bool,
+    ) -> "Child":
+        """Start a run.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        words = ["--trigger", str(trigger), *(["--now"] if now else [])]
+        return Child([*self._command, *words], hear, end)
 
 
 class Child:

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from olpc_update_query.daemon.child import Child, Ended, Progress, Step, Told
+from olpc_update_query.daemon.child import Ended, Progress, Step, Told
 from olpc_update_query.daemon.links import Link, LinkWatch
-from olpc_update_query.daemon.notify import notify
 from olpc_update_query.policy.due import may_skip, parse_due
 from olpc_update_query.policy.schedule import Trigger
 from olpc_update_query.ports import Clock
 from olpc_update_query.system.files import read_bounded
+from olpc_update_query.system.notify import notify
 from olpc_update_query.system.work import work_area
 
 PAUSE = 300.0
@@ -48,11 +48,42 @@ class Timetable(Protocol):
         """Tick once more in so many seconds."""
 
 
+class Run(Protocol):
+    """A run that is under way."""
+
+    def stop(self) -> None:
+        """End it where it may end."""
+
+
+class Runs(Protocol):
+    """How a run is started: as a child (``daemon.child``), as units (``units``)."""
+
+    def begin(
+        self,
+        trigger: Trigger,
+        hear: Callable[[Told], object],
+        end: Callable[[int], object],
+        *,
+        now: bool,
+    ) -> Run:
+        """Start a run.
+
+        Args:
+            trigger: What woke the daemon.
+            hear: Called with each thing that it tells, in a thread.
+            end: Called with its exit code when it has ended, in a thread.
+            now: Ask even if no query is due.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+
+
 class Keeper:
     """The run that is under way, and the reasons to start the next.
 
     Args:
-        command: How a run is started; the trigger is added to it.
+        runs: How a run is started.
         root: Where the laptop's file system begins.
         clock: The machine's clocks.
         timetable: The daemon's thread.
@@ -61,16 +92,17 @@ class Keeper:
 
     def __init__(
         self,
-        command: list[str],
+        runs: Runs,
         root: Path,
         clock: Clock,
         timetable: Timetable,
         news: News,
     ) -> None:
-        self._command, self._root, self._clock = command, root, clock
+        self._runs, self._root, self._clock = runs, root, clock
         self._timetable, self._news = timetable, news
         self._watch = LinkWatch()
-        self._child: Child | None = None
+        self._run: Run | None = None
+        self._told: Told | None = None
         self._pending: Trigger | None = None
         self._paused_until = 0.0
 
@@ -92,7 +124,7 @@ class Keeper:
         Returns:
             ``started``, ``running`` or ``not-due``.
         """
-        if self._child is not None:
+        if self._run is not None:
             self._pending = _weightier(trigger, self._pending)
             return "running"
         if not (now or trigger in _BY_ITSELF or self._is_due()):
@@ -134,18 +166,24 @@ class Keeper:
             return ""
 
     def _start(self, trigger: Trigger, *, now: bool) -> None:
-        words = ["--trigger", str(trigger), *(["--now"] if now else [])]
-        post = self._timetable.post
+        post, self._told = self._timetable.post, None
         try:
-            self._child = Child(
-                [*self._command, *words],
+            self._run = self._runs.begin(
+                trigger,
                 lambda told: post(partial(self._hear, told)),
                 lambda code: post(partial(self._ended, code)),
+                now=now,
             )
         except OSError as error:
             _log.warning("a run cannot be started: %s", error)
             return
         self._tell("running", f"woken by: {trigger}")
+
+    def run_told(self, told: Told) -> None:
+        """Take note of what a unit tells: of our run, if one is under way."""
+        if self._run is not None and told != self._told:
+            self._told = told
+            self._hear(told)
 
     def _hear(self, told: Told) -> None:
         match told:
@@ -158,7 +196,7 @@ class Keeper:
                 self._tell("running", text)
 
     def _ended(self, code: int) -> None:
-        self._child = None
+        self._run = None
         _log.debug("the run ended with exit code %s", code)
         self._pause()
         self._tell("idle", f"the last run ended with exit code {code}")
@@ -185,8 +223,8 @@ class Keeper:
 
     def close(self) -> None:
         """End the run that is under way; what it has reached is kept."""
-        if self._child is not None:
-            self._child.stop()
+        if self._run is not None:
+            self._run.stop()
 
 
 def _weightier(one: Trigger, other: Trigger | None) -> Trigger:

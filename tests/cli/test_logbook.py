@@ -1,6 +1,7 @@
 """What a run writes into the journal."""
 
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,14 @@ import pytest
 from olpc_update_query import errors
 from olpc_update_query.cli.logbook import MESSAGE_IDS, Logbook
 from olpc_update_query.model.canonical import Json
-from olpc_update_query.report import ClockSet, LeaseKept, Outcome, Result, failure
+from olpc_update_query.report import (
+    Asking,
+    ClockSet,
+    LeaseKept,
+    Outcome,
+    Result,
+    failure,
+)
 from olpc_update_query.system import journal
 from tests.run.polled import NOW
 from tests.simulator import FakeClock
@@ -84,6 +92,31 @@ def test_events(records: Records) -> None:
         "lease-installed",
         "clock-set",
     ]
+
+
+def test_systemd_is_told_what_the_unit_does(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", place)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(place)
+        listener = book()
+        listener.tell(Asking("http://schoolserver/", b""))
+        listener.step("staging\nREADY=1")
+        listener.transferred(0, 12)
+        listener.transferred(6, 12)  # in the same second
+        listener.transferred(12, 12)
+        listener.end(Outcome(Result.NOT_DUE, "the next query is not due yet"))
+        said = [manager.recv(1000).decode() for _ in range(5)]
+    assert said == [
+        "STATUS=asking http://schoolserver/",
+        "STATUS=staging READY=1",
+        "STATUS=0 of 12 bytes",
+        "STATUS=12 of 12 bytes",
+        "STATUS=the next query is not due yet",
+    ]
+    assert records == []
 
 
 def test_a_journal_that_is_gone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from olpc_update_query.daemon.child import Ended, Progress, Step, parse
+from olpc_update_query.daemon.child import ChildRuns, Ended, Progress, Step, parse
 from olpc_update_query.daemon.keeper import OFFLINE_PAUSE, PAUSE, Keeper
 from olpc_update_query.daemon.links import Link
 from olpc_update_query.policy.schedule import Trigger
@@ -48,11 +48,12 @@ class Bench:
         self.hand, self.clock = Hand(), FakeClock(NOW)
         code = f'echo "$*" >>"{self.log}"; {script}'
         command = ["/bin/sh", "-c", code, "sh"]
-        self.keeper = Keeper(command, root, self.clock, self.hand, self.hand)
+        runs = ChildRuns(command)
+        self.keeper = Keeper(runs, root, self.clock, self.hand, self.hand)
 
     def work(self) -> None:
         """Do what was left until the run has ended."""
-        while self.keeper._child is not None:
+        while self.keeper._run is not None:
             self.hand.inbox.get(timeout=20)()
 
     def runs(self) -> list[str]:
@@ -73,7 +74,7 @@ def early(tmp_path: Path) -> Bench:
 
 def test_a_tick_before_the_due_time_starts_no_process(early: Bench) -> None:
     early.keeper.tick()
-    assert early.keeper._child is None
+    assert early.keeper._run is None
     early.clock.time += 1000
     early.keeper.tick()
     early.work()
@@ -138,7 +139,7 @@ def test_a_link_ends_the_pause(due: Bench) -> None:
 
 def test_a_link_before_the_due_time_starts_no_process(early: Bench) -> None:
     early.keeper.link_changed(ONLINE)
-    assert early.keeper._child is None
+    assert early.keeper._run is None
     early.keeper.mains_came_back()
     early.work()
     assert early.runs() == ["--trigger gate"], "the run knows whether a build waits"
@@ -183,7 +184,8 @@ def test_what_a_run_tells_is_passed_on(tmp_path: Path) -> None:
 
 def test_a_run_that_cannot_be_started_is_no_end(tmp_path: Path) -> None:
     hand = Hand()
-    keeper = Keeper(["/nonexistent"], tmp_path, FakeClock(NOW), hand, hand)
+    runs = ChildRuns(["/nonexistent"])
+    keeper = Keeper(runs, tmp_path, FakeClock(NOW), hand, hand)
     keeper.tick()
     keeper.tick()
 
