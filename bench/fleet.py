@@ -14,10 +14,12 @@ from olpc_update_query.policy.schedule import (
     AskSoon,
     NotDue,
     Trigger,
-    draw_moment,
     draw_next,
     draw_retry,
+    for_daemon,
     judge,
+    next_slot,
+    place_of,
 )
 
 LOOKED_AT_FIRST = frozenset(
@@ -32,6 +34,8 @@ class Laptop:
 
     Attributes:
         dice: Its chance.
+        serial: Its serial number.
+        has_daemon: Whether a daemon wakes it.
         due: The stamp on its disk.
         floor: The greatest signed time that it has seen.
         interval: How often the server wants it to ask.
@@ -40,6 +44,8 @@ class Laptop:
     """
 
     dice: random.Random
+    serial: str = "CSN74805A62"
+    has_daemon: bool = False
     due: Due | None = None
     floor: int = 0
     interval: int = DEFAULT_INTERVAL
@@ -56,7 +62,8 @@ class Laptop:
             case Ask():
                 return now
             case AskSoon(_, spread):
-                self.due = draw_moment(now, self.dice.random(), spread)
+                spread = for_daemon(spread) if self.has_daemon else spread
+                self.due = next_slot(now, place_of(self.serial), spread)
                 return self.due[1]
             case NotDue():
                 return None

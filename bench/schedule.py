@@ -1,7 +1,8 @@
 """How a fleet asks, beside the timers that others ship.
 
 Prints three tables: who asks within ten minutes of a link, and how hard a school that
-opens its laptops together hits its server; what 4,000 laptops do to it whose leases
+opens its laptops together hits its server (laptops made one after the other, or taken
+at random from many schools); what 4,000 laptops do to it whose leases
 end together; and what a signed answer costs, which makes load of it.
 
 The timers are those of the peers' unit files, as of 2026: each line says how. A laptop
@@ -43,12 +44,14 @@ class Line(NamedTuple):
         in_ten: Share of sessions that ask within ten minutes of the link, if due.
         in_session: Share that ask before the laptop is switched off.
         polls: When 1,000 laptops asked that started within five minutes.
+        mixed: The same of laptops whose serial numbers have nothing in common.
     """
 
     name: str
     in_ten: float
     in_session: float
     polls: list[int]
+    mixed: list[int] | None = None
 
 
 # --- what wakes a laptop: seconds since it started ---------------------------------
@@ -125,21 +128,35 @@ def session(
 
 
 def ours(name: str, wakes: Wakes, count: int, dice: random.Random) -> Line:
-    """Use overdue laptops, and then the whole school on one morning."""
-    asked = []
-    for _ in range(count):
-        start = BEGIN + dice.randrange(DAY)
-        asked.append(session(_overdue(dice, start), start, wakes(start, dice)))
-    polls = []
-    for start in _openings(dice):
-        found = session(_overdue(dice, start), start, wakes(start, dice))
-        polls += [] if found is None else [start + found]
-    return _line(name, asked, polls)
+    """Use overdue laptops, and then the whole school on one morning, twice."""
+
+    def use(serial: str, start: int) -> int | None:
+        laptop = _overdue(serial, start, dice)
+        laptop.has_daemon = wakes is by_daemon
+        return session(laptop, start, wakes(start, dice))
+
+    def morning(serials: Iterator[str]) -> list[int]:
+        asked = [(start, use(next(serials), start)) for start in _openings(dice)]
+        return [start + found for start, found in asked if found is not None]
+
+    asked = [use(_any_serial(dice), BEGIN + dice.randrange(DAY)) for _ in range(count)]
+    line = _line(name, asked, morning(_delivery(dice)))
+    return line._replace(mixed=morning(iter(lambda: _any_serial(dice), "")))
 
 
-def _overdue(dice: random.Random, start: int) -> Laptop:
+def _overdue(serial: str, start: int, dice: random.Random) -> Laptop:
     last = start - dice.randrange(2 * DAY, 60 * DAY)
-    return Laptop(dice, due=(last, last + DAY), floor=last)
+    return Laptop(dice, serial, due=(last, last + DAY), floor=last)
+
+
+def _delivery(dice: random.Random) -> Iterator[str]:
+    """Number laptops as they were made, and open them in any order."""
+    first = dice.randrange(16**5 - SCHOOL)
+    yield from (f"CSN748{first + at:05X}" for at in dice.sample(range(SCHOOL), SCHOOL))
+
+
+def _any_serial(dice: random.Random) -> str:
+    return f"CSN{dice.randrange(600, 1000)}{dice.randrange(16**5):05X}"
 
 
 def peer(name: str, timer: Timer, count: int, dice: random.Random) -> Line:
@@ -256,10 +273,16 @@ def _print_lines(lines: list[Line]) -> None:
     print(f"{'':36}{'asks in':>9}{'in the':>9}{'busiest':>9}{'busiest 10 s,':>15}")
     print(f"{'':36}{'10 min':>9}{'session':>9}{'second':>9}{'a second':>15}")
     for line in lines:
-        print(
-            f"{line.name:36}{line.in_ten:9.1%}{line.in_session:9.1%}"
-            f"{busiest(line.polls, 1):9.0f}{busiest(line.polls, WINDOW):15.1f}"
-        )
+        shares = f"{line.in_ten:9.1%}{line.in_session:9.1%}"
+        print(f"{line.name:36}{shares}{_peaks(line.polls)}")
+    print("the same, of laptops that were not made one after the other")
+    for line in lines:
+        if line.mixed is not None:
+            print(f"{line.name:54}{_peaks(line.mixed)}")
+
+
+def _peaks(polls: list[int]) -> str:
+    return f"{busiest(polls, 1):9.0f}{busiest(polls, WINDOW):15.1f}"
 
 
 def _print_storm(storm: Storm, seconds: float) -> None:

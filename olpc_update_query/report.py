@@ -51,7 +51,7 @@ class Woken(NamedTuple):
 
 
 class Sleeps(NamedTuple):
-    """An overdue laptop waits for its drawn moment."""
+    """An overdue laptop waits for its slot."""
 
     until: int
 

@@ -2,8 +2,8 @@
 
 The next due time is drawn once, when a query ends, and kept on disk. A trigger that
 comes before it does nothing. A laptop that missed it (it was off, or had no link)
-draws a moment within ten minutes of getting a link, so that a class that opens its
-laptops together does not ask together; the drawn moment replaces the due time.
+asks in its slot, within ten minutes of getting a link, so that a class that opens its
+laptops together does not ask together; the slot's moment replaces the due time.
 
 All times are seconds since the epoch by this laptop's own clock, right or wrong: they
 are only ever compared with that clock. ``draw`` is a random number, 0 <= draw < 1.
@@ -26,20 +26,25 @@ LEASE_PULL = HOUR
 """How hard a lease pulls at most. A server that answers and renews nothing would be
 asked over and over while the leases of all its laptops run out together."""
 
-SPREAD = 4 * MINUTE + 30
-"""How far the moment of an overdue laptop is drawn by a trigger that comes every five
-minutes or so: it asks within ten minutes of getting a link."""
+SPREAD = 269
+"""Seconds in which an overdue laptop has its slot, for a trigger that comes every five
+minutes or so: it asks within ten minutes of getting a link. Like the others it is a
+prime, so that a day is no multiple: who is on for the same five minutes each day has
+the slot in them before long."""
 
-CRON_SPREAD = 4 * MINUTE + 55
+CRON_SPREAD = 293
 """The same for cron, which is never late, but wakes all laptops in one second."""
 
-LINK_SPREAD = 9 * MINUTE
-"""How far it is drawn where the trigger is the link itself. The wider, the flatter is
-the peak of a school that opens its laptops in the same minutes."""
+LINK_SPREAD = 523
+"""The same where the trigger is the link itself, or a daemon, which looks every minute.
+The wider, the flatter is the peak of a school that opens its laptops together."""
 
-PORTAL_SPREAD = 15
-"""How far it is drawn after somebody logged in at a captive portal: people do not log
-in all together, and whoever did waits for nothing else."""
+PORTAL_SPREAD = 13
+"""The same after somebody logged in at a captive portal: people do not log in all
+together, and whoever did waits for nothing else."""
+
+_GOLDEN = 11_400_714_819_323_198_485  # 2**64 divided by the golden ratio
+_DIGITS = 8
 
 ON_TIME = 10 * MINUTE
 """How late a trigger may come and still count as the one that was waited for."""
@@ -86,7 +91,7 @@ class Ask(NamedTuple):
 
 
 class AskSoon(NamedTuple):
-    """Draw a moment (``draw_moment``), keep it as the due time, ask then.
+    """Find the moment (``next_slot``), keep it as the due time, ask then.
 
     Attributes:
         reason: Why.
@@ -118,7 +123,7 @@ def judge(
 ) -> Verdict:
     """Decide whether a trigger leads to a query.
 
-    A person who calls is never made to wait for a drawn moment: whoever sits at the
+    A person who calls is never made to wait for a slot: whoever sits at the
     laptop wants to see the answer. Cron calls every laptop in the same second, so
     what it wakes always draws one.
 
@@ -169,9 +174,34 @@ def _overdue(trigger: Trigger, reason: str) -> Verdict:
     return AskSoon(reason, _SPREADS.get(trigger, SPREAD))
 
 
-def draw_moment(now: int, draw: float, spread: int = SPREAD) -> Due:
-    """Draw when an overdue laptop asks: within the next ``spread`` seconds."""
-    return now, now + 1 + int(draw * (spread - 1))
+def for_daemon(spread: int) -> int:
+    """Return the spread for a daemon, whose ticks find a link a minute late at most."""
+    return LINK_SPREAD if spread == SPREAD else spread
+
+
+def place_of(serial: str) -> float:
+    """Return a laptop's place among all, 0 <= place < 1, by its serial number.
+
+    The laptops of a school were mostly made one after the other. Multiples of the
+    golden ratio put such numbers as far apart as they can be (Fibonacci hashing), and
+    so no second gets many more of them than another, as it would by chance.
+    """
+    try:
+        number = int(serial[-_DIGITS:], 16)  # as OLPC counts
+    except ValueError:
+        number = int.from_bytes(serial.encode(), "big")
+    return number * _GOLDEN % 2**64 / 2**64
+
+
+def next_slot(now: int, place: float, spread: int = SPREAD) -> Due:
+    """Return when an overdue laptop asks: within the next ``spread`` seconds.
+
+    Time is cut into spans of ``spread`` seconds, and a laptop asks at its place in
+    one. With the clocks about right, and those that are wrong spread by that, it does
+    not matter when each of them was woken.
+    """
+    slot = int(place * spread)
+    return now, now + 1 + (slot - now - 1) % spread
 
 
 def draw_next(

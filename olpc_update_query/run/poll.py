@@ -26,8 +26,10 @@ from olpc_update_query.policy.schedule import (
     AskSoon,
     NotDue,
     Trigger,
-    draw_moment,
+    for_daemon,
     judge,
+    next_slot,
+    place_of,
 )
 from olpc_update_query.report import (
     Audience,
@@ -98,7 +100,7 @@ class Wish(NamedTuple):
         trigger: What woke the run.
         now: Ask even if it is not due.
         dry_run: Ask and verify, but change nothing.
-        waits: Whether an overdue laptop sleeps until its drawn moment. The daemon
+        waits: Whether an overdue laptop sleeps until its slot. The daemon
             does not want that: it ticks anyway, and then starts another run.
     """
 
@@ -129,7 +131,7 @@ class Poll:
     def run(self) -> int:
         """Poll once.
 
-        1. Schedule: is a query due? An overdue laptop draws a moment and waits for it.
+        1. Schedule: is a query due? An overdue laptop waits for its slot.
         2. Lock: one run at a time.
         3. Query, and 4. verify, as the asker; if nobody answers, a lease by port 191.
         5. Verify the same octets again, as the installer, and keep what they say about
@@ -233,9 +235,10 @@ class Poll:
                 return self._wait_for_the_moment(now, spread)
 
     def _wait_for_the_moment(self, now: int, spread: int) -> Outcome | None:
-        """Draw a moment, keep it, sleep; somebody else may have asked meanwhile."""
+        """Find the moment, keep it, sleep; somebody else may have asked meanwhile."""
         machine = self._machine
-        drawn = draw_moment(now, machine.draw(), spread)
+        spread = spread if self._wish.waits else for_daemon(spread)
+        drawn = next_slot(now, place_of(machine.identity.serial), spread)
         prepare(machine.work)
         as_asker(machine, lambda: machine.asker.write_due(drawn), self._asker)
         self._audience.tell(Sleeps(drawn[1]))

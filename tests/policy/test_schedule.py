@@ -1,4 +1,4 @@
-import random
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from olpc_update_query.model.wire import format_time
 from olpc_update_query.policy.due import EARLIEST, LONGEST, format_due, may_skip
 from olpc_update_query.policy.schedule import (
+    CRON_SPREAD,
     DAY,
     FIRST_BACKOFF,
     HOUR,
@@ -23,10 +24,11 @@ from olpc_update_query.policy.schedule import (
     AskSoon,
     NotDue,
     Trigger,
-    draw_moment,
     draw_next,
     draw_retry,
     judge,
+    next_slot,
+    place_of,
 )
 from olpc_update_query.trust import moment
 
@@ -91,7 +93,7 @@ def test_a_build_that_waited_is_asked_for_when_the_gate_opens() -> None:
 def test_how_far_the_moment_is_drawn(trigger: Trigger, spread: int) -> None:
     verdict = judge(trigger, (NOW - 9 * DAY, NOW - 8 * DAY), NOW)
     assert isinstance(verdict, AskSoon)
-    assert spread - 5 <= verdict.spread <= spread
+    assert spread - 20 <= verdict.spread <= spread
 
 
 @pytest.mark.parametrize("trigger", AUTOMATIC)
@@ -197,18 +199,34 @@ def test_a_lease_is_renewed_in_few_queries() -> None:
 
 
 @given(times, draws, st.sampled_from([SPREAD, LINK_SPREAD, PORTAL_SPREAD]))
-def test_a_drawn_moment_is_kept(now: int, draw: float, spread: int) -> None:
-    drawn, due = draw_moment(now, draw, spread)
-    assert drawn == now
+def test_a_slot_comes_in_time_and_is_kept(now: int, place: float, spread: int) -> None:
+    found, due = next_slot(now, place, spread)
+    assert found == now
     assert now < due <= now + spread
-    assert isinstance(judge(TIMER, (drawn, due), due), Ask), "no second draw"
+    assert isinstance(judge(TIMER, (found, due), due), Ask), "no second slot"
+    assert next_slot(due - 1, place, spread)[1] == due, "whenever it is woken"
 
 
-def test_a_class_that_opens_its_laptops_together_is_spread() -> None:
-    dice = random.Random(762)
-    due = [draw_moment(NOW, dice.random())[1] for _ in range(300)]
-    worst = max(due.count(second) for second in due)
-    assert worst <= 8
+@given(st.integers(0, 16**8 - 1001))
+def test_laptops_made_one_after_the_other_ask_one_after_the_other(first: int) -> None:
+    """Each second has two of a thousand, give or take two."""
+    places = [place_of(f"CSN{first + number:08X}") for number in range(1000)]
+    slots = Counter(next_slot(NOW, place, LINK_SPREAD) for place in places)
+    assert max(slots.values()) <= 4
+
+
+@pytest.mark.parametrize("serial", ["", "CSN74805A62", "PF-2XYZ", "ñ", "7" * 200])
+def test_everybody_has_a_place(serial: str) -> None:
+    assert 0 <= place_of(serial) < 1
+    assert place_of(serial) == place_of(serial)
+
+
+@pytest.mark.parametrize("spread", [SPREAD, CRON_SPREAD, LINK_SPREAD])
+def test_who_is_on_for_five_minutes_a_day_has_the_slot_in_them(spread: int) -> None:
+    mornings = [NOW + day * DAY for day in range(14)]
+    for place in (0.0, 0.3, 0.7, 0.99):
+        waits = [next_slot(now, place, spread)[1] - now for now in mornings]
+        assert min(waits) < 5 * MINUTE
 
 
 @given(st.integers(1, 10_000), draws)
