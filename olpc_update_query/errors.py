@@ -311,6 +311,14 @@ class BadHandOver(TrustError):
     )
 
 
+class StaleHandOver(TrustError):
+    """What the asker's unit left may be too old to be obeyed."""
+
+    exit_code = 74
+    retry = True
+    advice = "Nothing of it was used; the asker will ask again in a few minutes."
+
+
 # --- the tree: path, expected, found ---------------------------------------------
 
 

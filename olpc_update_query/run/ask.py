@@ -296,6 +296,11 @@ def look_again(machine: Machine, held: HeldBack) -> None:
         machine.asker.write_due(again)
 
 
+def ask_again(machine: Machine) -> None:
+    """Draw the due time as after a first failure."""
+    machine.asker.write_due(draw_retry(1, machine.clock.now(), machine.draw()))
+
+
 def by_our_clock(moment: int | None, now: int, memory: Memory) -> int | None:
     """Return when a signed moment comes by a clock that may be far from right.
 

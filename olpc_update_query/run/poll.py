@@ -22,6 +22,7 @@ from olpc_update_query.policy.decide import (
     decide,
 )
 from olpc_update_query.policy.schedule import (
+    DEFAULT_INTERVAL,
     Ask,
     AskSoon,
     NotDue,
@@ -202,7 +203,8 @@ class Poll:
     def _obey(self, nonce: str, facts: Facts) -> Outcome:
         """Obey the answer in the parcel, if it is the one to the query."""
         trusted = self._verify(nonce)  # 5
-        HandOver(self._machine.root).supersede()
+        interval = trusted.answer.interval or DEFAULT_INTERVAL
+        HandOver(self._machine.root, self._machine.clock).supersede(interval)
         self._report.note("the installer has verified the same octets again")
         if trusted.signed:
             self._keep_floor(trusted.floor)

@@ -21,6 +21,7 @@ from olpc_update_query.report import (
     Result,
     failure,
 )
+from olpc_update_query.run.ask import ask_again
 from olpc_update_query.run.carry_out import CarryOut
 from olpc_update_query.run.facts import Facts, look, situation
 from olpc_update_query.run.hand_over import (
@@ -35,6 +36,7 @@ from olpc_update_query.run.machine import (
     AskerEndedError,
     Machine,
     Numbers,
+    as_asker,
 )
 from olpc_update_query.run.poll import Poll, Wish
 from olpc_update_query.system import host
@@ -58,7 +60,7 @@ class AskerHalf(Poll):
         super().__init__(machine, audience, wish)
         self._report = self._asker
         self._locks = (machine.work.asker_lock,)
-        self._place = HandOver(machine.root)
+        self._place = HandOver(machine.root, machine.clock)
 
     def _poll(self) -> Outcome:
         facts = look(self._machine)
@@ -104,7 +106,7 @@ class InstallerHalf(Poll):
         told = (audience, machine.clock, FROM_ASKER)
         self._report = Report(machine.installer, *told)
         self._asker = Report(machine.asker, *told)
-        self._place = HandOver(machine.root)
+        self._place = HandOver(machine.root, machine.clock)
         self._taken = Taken("", b"")
         self._arrived: Numbers | None = None
 
@@ -137,7 +139,15 @@ class InstallerHalf(Poll):
     def _take(self, name: str, work: Callable[[], Outcome]) -> int:
         if not self._place.holds(name):
             return 0
-        return self._report_on_it("taking what the asker left", work)
+        return self._report_on_it("taking what the asker left", lambda: self._do(work))
+
+    def _do(self, work: Callable[[], Outcome]) -> Outcome:
+        """Work, and have the asker ask again soon for what has become too old."""
+        try:
+            return work()
+        except errors.StaleHandOver:
+            as_asker(self._machine, lambda: ask_again(self._machine), self._asker)
+            raise
 
     def _obey_answer(self) -> Outcome:
         self._taken = self._place.take_answer()

@@ -122,7 +122,7 @@ def test_a_build_from_the_order_to_the_boot_link(
     assert boots(root) == "762"
     assert school_units.laptop.lease() == server.lease
     assert not difference(before, snapshot(root / "versions/pristine/760"))
-    assert sorted(os.listdir(school_units.place)) == ["asker", "seed"]
+    assert sorted(os.listdir(school_units.place)) == ["asker", "fresh", "seed"]
 
 
 def test_the_installer_may_come_in_between(school_units: Units) -> None:
@@ -389,13 +389,82 @@ def test_an_order_is_gone_with_the_next_answer(
     assert boots(school_units.laptop.root) == "760"
 
 
+# --- what becomes of it when nobody takes it -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("interval", "days", "counts"),
+    [
+        pytest.param(None, 1.9, True, id="two days later"),
+        pytest.param(None, 2.1, False, id="two days and more"),
+        pytest.param(20 * DAY, 39, True, id="asked once in twenty days"),
+        pytest.param(20 * DAY, 41, False, id="twice as late as that"),
+    ],
+)
+def test_how_long_an_answer_counts(
+    units: Units,
+    server: ServerSimulator,
+    interval: int | None,
+    days: float,
+    counts: bool,
+) -> None:
+    """From the last answer on, for nobody knows when this one came."""
+    server.interval = interval
+    units.ask()
+    units.install()
+    seed = units.seed()
+    server.lease = lease(NOW + 90 * DAY)
+    units.ask()
+    units.laptop.clock.time += days * DAY
+    code, _ = units.install()
+    assert code == (0 if counts else errors.StaleHandOver.exit_code)
+    assert (units.laptop.lease() is not None) is counts
+    assert units.seed() != seed, "so none counts for ever"
+    assert counts or units.laptop.wait() <= 600, "the asker asks again"
+    assert os.listdir(units.box) == []
+    units.ask()
+    assert units.install()[0] == 0
+    assert units.laptop.lease() is not None
+
+
+def test_an_order_that_took_days_to_fetch_is_asked_for_again(
+    school_units: Units,
+) -> None:
+    school_units.ask()
+    octets = (school_units.box / "fetched").read_bytes()
+    (school_units.box / "fetched").unlink()
+    school_units.install()
+    school_units.laptop.clock.time += 2.1 * DAY
+    (school_units.box / "fetched").write_bytes(octets)
+    assert school_units.install()[0] == errors.StaleHandOver.exit_code
+    assert boots(school_units.laptop.root) == "760"
+    assert school_units.laptop.wait() <= 600
+    school_units.ask()
+    assert school_units.install()[1].outcome.result is Result.INSTALLED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"soon\n", b"1" * 99],
+    ids=["missing", "empty", "a word", "endless"],
+)
+def test_without_a_time_nothing_counts(units: Units, content: bytes | None) -> None:
+    units.ask()
+    (units.place / "fresh").unlink()
+    if content is not None:
+        (units.place / "fresh").write_bytes(content)
+    assert units.install()[0] == errors.StaleHandOver.exit_code
+    units.ask()
+    assert units.install()[0] == 0
+
+
 def test_what_only_root_can_read_is_told_to_the_asker(laptop: Laptop) -> None:
     mfg, dmi = laptop.root / "ofw", laptop.root / "sys/class/dmi/id"
     dmi.mkdir(parents=True)
     for tag, name in (("SN", "product_serial"), ("U#", "product_uuid")):
         (dmi / name).write_text((mfg / "mfg-data" / tag).read_text())
     shutil.rmtree(mfg)
-    HandOver(laptop.root).prepare()
+    HandOver(laptop.root, laptop.clock).prepare()
     Units(laptop).install()
     known = laptop.machine().identity
     shutil.rmtree(dmi)
