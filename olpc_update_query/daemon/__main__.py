@@ -118,21 +118,26 @@ class Daemon:
     # --- D-Bus ----------------------------------------------------------------------
 
     def _serve(self, connection: "BusConnection") -> None:
-        """Offer the service; a bus without our policy does not let us."""
+        """Offer the service; a bus without our policy does not let us.
+
+        It is there before it has its name: whoever's call started us is first in line.
+        """
         import dbus
 
         from olpc_update_query.daemon.service import NAME, Service
 
-        try:
-            connection.request_name(NAME, dbus.bus.NAME_FLAG_DO_NOT_QUEUE)
-        except dbus.DBusException as error:
-            _log.warning("D-Bus: no service: %s", " ".join(str(error).split()))
-            return
-        self._service = Service(
+        service = Service(
             connection,
             self._command,
             lambda *found: self._loop.post(partial(self._check, *found)),
         )
+        try:
+            connection.request_name(NAME, dbus.bus.NAME_FLAG_DO_NOT_QUEUE)
+        except dbus.DBusException as error:
+            _log.warning("D-Bus: no service: %s", " ".join(str(error).split()))
+            service.remove_from_connection()
+            return
+        self._service = service
 
     def _check(self, now: bool, reply: "Reply") -> None:
         """Ask for somebody who sits there, by force at most once a minute."""

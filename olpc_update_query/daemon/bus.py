@@ -49,7 +49,7 @@ class Ears(Protocol):
         """The laptop slept and woke up."""
 
     def run_told(self, told: Told) -> None:
-        """A unit of ours tells what it does, perhaps again."""
+        """A unit of ours tells what it does."""
 
 
 def load() -> ModuleType | None:
@@ -96,6 +96,7 @@ class SystemBus:
         self._follows_units = follows_units
         self._connection: BusConnection | None = None
         self._link = Link()
+        self._said: dict[str, str] = {}
         self._complained = False
 
     def connect(self) -> None:
@@ -162,7 +163,7 @@ class SystemBus:
         )
         for path in units.object_paths():
             connection.add_signal_receiver(
-                self._unit_changed,
+                partial(self._unit_changed, path),
                 "PropertiesChanged",
                 _PROPERTIES,
                 bus_name=_SYSTEMD,
@@ -201,10 +202,15 @@ class SystemBus:
             self._post(self._ears.mains_came_back)
 
     def _unit_changed(
-        self, interface: str, changed: Mapping[str, object], *_: object
+        self, path: str, interface: str, changed: Mapping[str, object], *_: object
     ) -> None:
-        if interface == f"{_SYSTEMD}.Service" and (text := changed.get("StatusText")):
-            self._post(partial(self._ears.run_told, units.parse(str(text))))
+        """Pass a unit's status on, once: systemd repeats it with whatever changes."""
+        if interface != f"{_SYSTEMD}.Service":
+            return
+        text = str(changed.get("StatusText", ""))
+        before, self._said[path] = self._said.get(path, ""), text
+        if text not in ("", before):
+            self._post(partial(self._ears.run_told, units.parse(text)))
 
     def _slept(self, begins: object) -> None:
         if not begins:

@@ -102,7 +102,6 @@ class Keeper:
         self._timetable, self._news = timetable, news
         self._watch = LinkWatch()
         self._run: Run | None = None
-        self._told: Told | None = None
         self._pending: Trigger | None = None
         self._paused_until = 0.0
 
@@ -166,7 +165,7 @@ class Keeper:
             return ""
 
     def _start(self, trigger: Trigger, *, now: bool) -> None:
-        post, self._told = self._timetable.post, None
+        post = self._timetable.post
         try:
             self._run = self._runs.begin(
                 trigger,
@@ -181,8 +180,7 @@ class Keeper:
 
     def run_told(self, told: Told) -> None:
         """Take note of what a unit tells: of our run, if one is under way."""
-        if self._run is not None and told != self._told:
-            self._told = told
+        if self._run is not None:
             self._hear(told)
 
     def _hear(self, told: Told) -> None:
