@@ -109,11 +109,9 @@ fuzzround: ## fuzz each parser for a few seconds
 
 include share/install.mk
 
-# Where the interpreter that runs on the laptop finds modules, and what it is called.
-SYSTEM_PYTHON ?= /usr/bin/python3
+# Where the interpreter that runs on the laptop finds modules.
 MODULES ?= $(shell $(SYSTEM_PYTHON) -c \
   'import sysconfig; print(sysconfig.get_path("purelib"))')
-COMMANDS := olpc-update-query:__main__ olpc-update:cli.update olpc-update-admin:cli.admin
 
 .PHONY: share
 share: $(READY) ## build the man pages and the shells' completions
@@ -121,17 +119,11 @@ share: $(READY) ## build the man pages and the shells' completions
 	@$(BIN)/python -m share.build build/share
 
 .PHONY: install
-install: share install-files ## lay everything down below DESTDIR, without dpkg
+install: share install-files install-commands ## lay everything down below DESTDIR, without dpkg
 	rm -rf build/wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
-	install -d $(DESTDIR)$(MODULES) $(DESTDIR)$(BINDIR)
+	install -d $(DESTDIR)$(MODULES)
 	$(SYSTEM_PYTHON) -m zipfile -e build/wheel/*.whl $(DESTDIR)$(MODULES)
-	for command in $(COMMANDS); do \
-	  file=$(DESTDIR)$(BINDIR)/$${command%:*}; \
-	  printf '#!%s\nfrom olpc_update_query.%s import main\n\nmain()\n' \
-	    $(SYSTEM_PYTHON) $${command#*:} >$$file; \
-	  chmod 755 $$file; \
-	done
 
 # What `install` would lay down is what is removed; /etc/olpc-update-query, the state and
 # the builds stay.

@@ -8,6 +8,8 @@ LIB := $(DESTDIR)/usr/lib
 ETC := $(DESTDIR)/etc
 DOC := $(SHARE)/doc/olpc-update-query
 BUILT ?= build/share
+SYSTEM_PYTHON ?= /usr/bin/python3
+COMMANDS := olpc-update-query:__main__ olpc-update:cli.update olpc-update-admin:cli.admin
 
 UNITS = $(wildcard systemd/olpc-*.service systemd/olpc-*.timer systemd/olpc-*.path)
 BUS_POLICY = $(wildcard systemd/org.*.conf)
@@ -41,3 +43,15 @@ install-files:
 	  $(addprefix $(SHARE)/dbus-1/system-services/,$(notdir $(BUS_SERVICES)))
 	install -d $(LIB)/dracut/modules.d
 	$(if $(wildcard dracut/*),cp -R --no-preserve=ownership dracut/. $(LIB)/dracut/modules.d)
+
+# install-commands: the commands, which import nothing before they know whether a query is
+# due; what pip and pybuild write imports `re` first, at half the price of Python
+.PHONY: install-commands
+install-commands:
+	install -d $(DESTDIR)$(BINDIR)
+	for command in $(COMMANDS); do \
+	  file=$(DESTDIR)$(BINDIR)/$${command%:*}; \
+	  printf '#!%s\nfrom olpc_update_query.%s import main\n\nmain()\n' \
+	    $(SYSTEM_PYTHON) $${command#*:} >$$file; \
+	  chmod 755 $$file; \
+	done

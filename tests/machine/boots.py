@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -28,12 +29,12 @@ IS_32_BIT = ARCHITECTURE == "i386"
 BASE = CACHE / f"{ARCHITECTURE}.tar"
 DEBS = TOP / "build/deb"
 HELPERS = Path(__file__).parent
-OLD, NEW = "760", "762"
+OLD, NEW, NEXT = "760", "762", "763"
 PATIENCE = 300
 
 # What the packages depend on, as Debian 12 has it; and what the machine boots with.
 PACKAGES = (
-    "dbus,iproute2,python3-apscheduler,python3-click,python3-colorama,"
+    "dbus,iproute2,libpam-systemd,network-manager,procps,python3-apscheduler,python3-click,python3-colorama,"
     "python3-cryptography,python3-dbus,python3-flask,python3-requests,"
     "python3-sqlalchemy,python3-tomlkit,python3-waitress,python3-zstandard,rsync,"
     "systemd-sysv"
@@ -106,25 +107,30 @@ class Machine:
         self._boot()
 
     def _install(self) -> None:
-        inside = self.tree / "debs"
+        inside = self.tree / "opt/debs"
         shutil.copytree(DEBS, inside)
-        names = [f"/debs/{path.name}" for path in sorted(inside.glob("*.deb"))]
+        names = [f"/opt/debs/{path.name}" for path in sorted(inside.glob("*.deb"))]
         assert len(names) == 3
         run("chroot", self.tree, "dpkg", "--install", *names)
-        shutil.rmtree(inside)
 
     def _make_school(self) -> None:
-        old, new = self.directory / "old", self.directory / "new"
+        old, new, following = (self.directory / name for name in (OLD, NEW, NEXT))
         trees.make_first(old, files=150, megabytes=6)
+        for place in ("etc", "sbin"):  # what the initramfs' script takes for a system
+            (old / place).mkdir(exist_ok=True)
+        (old / "sbin/init").symlink_to("../lib/systemd/systemd")
         trees.make_second(old, new)
+        run("cp", "-a", new, following)
+        (following / "etc/motd").write_bytes(os.urandom(2_000_000))
         if IS_32_BIT:
-            keep_to_32_bits(old, new)
+            keep_to_32_bits(old, new, following)
         self.wanted = compare.survey(new)
         school = School(self.tree / "srv/site")
         (self.tree / "srv").mkdir(exist_ok=True)
         school.found(SOMEBODY)
         school.admin("publish", old, "--build", OLD)
         school.admin("publish", new, "--build", NEW, "--delta-from", OLD)
+        school.admin("publish", following, "--build", NEXT)
         school.admin("assign", "--build", NEW, "--serial", SOMEBODY.serial)
         sketch = self.directory / "laptop"
         contents = school.site / "builds" / OLD / "contents"
@@ -139,6 +145,7 @@ class Machine:
         self.results.mkdir()
         for name in ("driver", "probe.py"):
             shutil.copy(HELPERS / name, self.tree / "opt")
+        shutil.copy(TOP / "bench/launch.py", self.tree / "opt")
         (self.tree / "opt/message-id").write_text(MESSAGE_IDS["installed"])
         system = self.tree / "etc/systemd/system"
         for name in ("driver", "school"):
@@ -149,10 +156,17 @@ class Machine:
                 f"/etc/systemd/system/{name}.service"
             )
         (self.tree / "etc/hosts").write_text("127.0.0.1 localhost schoolserver\n")
-        drop_in = system / "olpc-update-query.timer.d/often.conf"
-        drop_in.parent.mkdir()
-        often = "[Timer]\nOnBootSec=1\nOnUnitInactiveSec=2\nAccuracySec=100ms\n"
-        drop_in.write_text(often)
+        for name, text in {
+            "query": "OnBootSec=1\nOnUnitInactiveSec=2\n[Unit]\nAfter=school.service\n",
+            "confirm": "OnActiveSec=\nOnActiveSec=1\n",
+        }.items():
+            drop_in = system / f"olpc-update-{name}.timer.d/often.conf"
+            drop_in.parent.mkdir()
+            drop_in.write_text(f"[Timer]\nAccuracySec=100ms\n{text}")
+        network = self.tree / "etc/NetworkManager/conf.d/test.conf"
+        network.write_text("[main]\nno-auto-default=*\n")
+        config = self.tree / "etc/olpc-update-query/config.toml"
+        config.write_text("bandwidth_limit = 1000000\n")
         due = self.tree / "versions/updates/olpc-update-query/asker/due"
         due.parent.mkdir(parents=True)
         due.write_text(f"{int(time.time()) - 100} {int(time.time())}\n")
@@ -173,6 +187,7 @@ class Machine:
         except subprocess.TimeoutExpired:
             process.terminate()  # it passes that on to the machine's init
             output, _ = process.communicate(timeout=60)
+        shutil.copytree(self.results, CACHE / "results", dirs_exist_ok=True)
         said = (self.results / "driver.log").read_text()
         assert process.returncode == 0, output.decode() + said
 
@@ -200,13 +215,19 @@ def test_the_driver_met_nothing_unforeseen(machine: Machine) -> None:
     assert machine.text("driver.log").endswith("done\n")
 
 
-def test_the_timer_polled_and_the_build_is_there(machine: Machine) -> None:
+def test_the_timer_polled_and_the_builds_are_there(machine: Machine) -> None:
     tree = machine.tree / "versions/pristine" / NEW
     assert compare.differences(machine.wanted, compare.survey(tree)) == []
     link = os.readlink(machine.tree / "versions/boot")
-    current = os.readlink(machine.tree / "versions" / link / "current")
-    assert current == f"/versions/pristine/{NEW}"
-    assert (machine.tree / "versions/run" / NEW).is_dir()
+    slots = {
+        name: os.readlink(machine.tree / "versions" / link / name)
+        for name in ("current", "alt")
+    }
+    assert slots == {
+        "current": f"/versions/pristine/{NEXT}",
+        "alt": f"/versions/pristine/{NEW}",
+    }
+    assert (machine.tree / "versions/run" / NEXT).is_dir()
 
 
 def test_the_lease_came_first(machine: Machine) -> None:
@@ -245,6 +266,19 @@ def test_a_tick_that_is_not_due_logs_nothing(machine: Machine) -> None:
     assert control["SYSLOG_IDENTIFIER"] == "olpc-control", "so it would have been seen"
 
 
+def test_a_wake_that_is_not_due_costs_hardly_more_than_python(
+    machine: Machine,
+) -> None:
+    """By the hooks' command, and by the program as it is installed."""
+    rows = [line.split() for line in machine.text("costs").splitlines()]
+    python, wake, program = (
+        median(map(float, column)) for column in zip(*rows, strict=True)
+    )
+    assert wake <= 1.3 * python
+    assert program <= 1.3 * python
+    assert wake > 0
+
+
 def test_the_asker_is_shut_in(machine: Machine) -> None:
     found = dict(line.split(": ") for line in machine.text("asker").splitlines())
     allowed = {"read /versions/pristine", "write asker", "open an internet socket"}
@@ -262,6 +296,13 @@ def test_the_installer_is_shut_in(machine: Machine) -> None:
     assert {name for name, came in found.items() if came == "yes"} == allowed
 
 
+def test_the_daemon_is_shut_in(machine: Machine) -> None:
+    found = dict(line.split(": ") for line in machine.text("daemon").splitlines())
+    allowed = {"read /versions/pristine", "write installer", "write the seed"}
+    allowed |= {"be root", "ask the system bus", "talk to systemd"}
+    assert {name for name, came in found.items() if came == "yes"} == allowed
+
+
 def test_a_hostile_hand_over_is_refused_and_said(machine: Machine) -> None:
     found = machine.journal("hostile.json")
     assert {record["OLPC_ERROR"] for record in found} == {"BadHandOver"}
@@ -272,13 +313,69 @@ def test_systemd_finds_no_fault(machine: Machine) -> None:
     assert machine.text("faults") == ""
 
 
+def test_a_build_that_comes_up_is_confirmed(machine: Machine) -> None:
+    """By the initramfs' script and the timer, as the package has them."""
+    assert "on trial, try 1 of 2" in machine.text("boot-script")
+    assert machine.text("tried") == f"trial {NEW} 1\n"
+    assert "on trial still" not in machine.text("driver.log")
+
+
+def test_the_bus_starts_the_daemon_and_says_who_may_call(machine: Machine) -> None:
+    assert machine.text("by-the-bus") == "active\n"
+    shown = json.loads(machine.text("status").removeprefix("s "))
+    assert json.loads(shown)["builds"]
+    assert machine.text("who-may").splitlines() == [
+        "games: Status",
+        "games: Check b false",
+        *(f"root: {call}" for call in ("Status", "Check b false", "Hold s 3d")),
+        "root: Release",
+    ]
+
+
+def test_a_link_wakes_the_daemon(machine: Machine) -> None:
+    assert 0 < int(machine.text("moment")) <= 600, "overdue, so it draws a moment"
+    assert "woken by: network" in machine.text("signals")
+
+
+def test_the_daemon_has_each_side_do_its_part(machine: Machine) -> None:
+    assert machine.text("check") == 's "started"\n'
+    asker, installer = machine.journal("by-daemon.json")
+    unit = "olpc-update-query@daemon-dbus-now.service"
+    assert asker["OLPC_EVENT"] == "handed-over"
+    assert asker["_SYSTEMD_UNIT"] == unit
+    assert asker["_UID"] == machine.text("uid").strip()
+    assert int(asker["_CAP_EFFECTIVE"], 16) == 0
+    assert installer["OLPC_EVENT"] == "installed"
+    assert installer["OLPC_BUILD"] == NEXT
+    assert installer["_SYSTEMD_UNIT"] == "olpc-update-installer.service"
+
+
+def test_the_daemon_tells_how_it_goes(machine: Machine) -> None:
+    signals = machine.text("signals")
+    assert "member=Progress" in signals
+    assert "exit code 0" in signals
+    facts = dict(line.split(":") for line in machine.text("daemon-status").splitlines())
+    assert int(facts["VmHWM"].split()[0]) <= 32 * 1024
+
+
+def test_removed_and_installed_again(machine: Machine) -> None:
+    assert "keys.d" in machine.text("kept")
+    assert machine.text("removed") == ""
+    assert machine.text("again").splitlines() == [
+        "query.timer enabled active",
+        "installer.path enabled active",
+        "query-daemon.service enabled active",
+    ]
+    assert machine.text("status-again").startswith("s ")
+
+
 def test_removal_leaves_the_machine_clean(machine: Machine) -> None:
     """All that is left is what it was for: builds, and the lease to boot by."""
     left = names_in(machine.tree) - machine.before
     ours = {name for name in left if "olpc" in name.lower()}
     assert {name for name in ours if not name.startswith(MADE_BY_ITSELF)} <= {
-        "etc/systemd/system/olpc-update-query.timer.d",
-        "etc/systemd/system/olpc-update-query.timer.d/often.conf",
+        *(name for name in ours if name.startswith("etc/systemd/system/olpc-update-")),
+        *(name for name in ours if name.startswith("opt/debs/")),
         *(name for name in ours if name.startswith("versions/pristine/")),
         *(name for name in ours if name.startswith("versions/run/")),
         *(name for name in ours if name.startswith("srv/")),
