@@ -154,15 +154,26 @@ def with_report(machine: Machine, query: Query) -> Query:
 
 
 def situation(
-    machine: Machine, facts: Facts, order: Order | BareOrder | None
+    machine: Machine,
+    facts: Facts,
+    order: Order | BareOrder | None,
+    *,
+    has_arrived: bool = False,
 ) -> Situation:
-    """Gather what the decision about an order depends on."""
+    """Gather what the decision about an order depends on.
+
+    Args:
+        machine: The laptop.
+        facts: What is known of it.
+        order: The order.
+        has_arrived: Whether all that it needs is here.
+    """
     hold = current_hold(machine, facts.now)
     situation = Situation(
         stream=machine.settings.stream or None,
         held=hold is not None,
         held_until=None if hold is None else hold.until,
-        gate=gate_before(machine, order, facts.now),
+        gate=gate_before(machine, order, facts.now, has_arrived=has_arrived),
         failed=frozenset(Sha256(digest) for digest in machine.installer.load(GIVEN_UP)),
     )
     if facts.layout is None:

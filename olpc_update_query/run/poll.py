@@ -400,7 +400,7 @@ class Poll:
 
     def _follow(self, trusted: TrustedAnswer, facts: Facts) -> Outcome:
         machine, update = self._machine, trusted.answer.update
-        at = situation(machine, facts, update)
+        at = situation(machine, facts, update, has_arrived=self._has_arrived())
         decision = decide(update, at, trusted.present(facts.now))
         self._report.tell(Decided(decision))
         named: dict[str, Json] = {} if update is None else {"build": update.build}
@@ -417,6 +417,10 @@ class Poll:
                 return replace(failure(errors.OrderRefused(reason)), facts=named)
             case Install(order):
                 return self._carry_out(order, facts)
+
+    def _has_arrived(self) -> bool:
+        """Tell whether all that is ordered is here already; who fetches cannot know."""
+        return False
 
     def _note_gate(self, decision: Decision, update: Order | BareOrder | None) -> None:
         """Keep what holds a build back, and look again soon whether it still does."""

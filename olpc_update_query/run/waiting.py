@@ -78,16 +78,28 @@ def release_hold(machine: Machine) -> bool:
 
 
 def gate_before(
-    machine: Machine, order: Order | BareOrder | None, now: int
+    machine: Machine,
+    order: Order | BareOrder | None,
+    now: int,
+    *,
+    has_arrived: bool = False,
 ) -> HeldBack | None:
-    """Return the gate that holds an order back just now, if one does."""
+    """Return the gate that holds an order back just now, if one does.
+
+    Args:
+        machine: The laptop.
+        order: The order.
+        now: The time.
+        has_arrived: Whether all of the build is here: then no link is needed for it.
+    """
     if not isinstance(order, Order):
         return None
     found = machine.installer.load(GATE)
     since = found.get("since") if found.get("contents") == order.contents else None
+    around = look_around(machine.root, now)
     return closed_gate(
         machine.settings.gates,
-        look_around(machine.root, now),
+        around._replace(metered=False) if has_arrived else around,
         now,
         since if isinstance(since, int) else None,
     )

@@ -29,6 +29,8 @@ no-auto-default=*
 auth-polkit=false
 [keyfile]
 unmanaged-devices=none
+"""
+CONNECTIVITY_CONF = """
 [connectivity]
 uri=http://check.test/check
 interval=5
@@ -68,10 +70,12 @@ class Network:
 
     Args:
         directory: For everything that is written.
+        has_portals: Whether NetworkManager looks for them: the server must know how.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, *, has_portals: bool = True) -> None:
+        directory.mkdir(exist_ok=True)
+        self.directory, self._has_portals = directory, has_portals
         self.gateway, self.laptop = f"wkg{os.getpid()}", f"wkl{os.getpid()}"
         self.etc = Path("/etc/netns") / self.laptop
         self.env = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={directory}/bus"}
@@ -133,6 +137,12 @@ class Network:
         )
         return done.stdout
 
+    def has(self, name: str) -> bool:
+        """Tell whether somebody on the laptop's bus has a name."""
+        words = ("--system", "--print-reply", "--dest=org.freedesktop.DBus", "/")
+        question = ("org.freedesktop.DBus.NameHasOwner", f"string:{name}")
+        return "true" in self.do("dbus-send", *words, *question)
+
     def install(self, name: str, text: str) -> None:
         """Put a script into the laptop's ``/usr/local/bin``."""
         script = self.directory / name
@@ -155,7 +165,8 @@ class Network:
             (self.etc / "NetworkManager" / name).mkdir(parents=True, exist_ok=True)
         for name in ("pre-up.d", "pre-down.d", "no-wait.d"):
             (self.etc / "NetworkManager/dispatcher.d" / name).mkdir(exist_ok=True)
-        (self.etc / "NetworkManager/NetworkManager.conf").write_text(MANAGER_CONF)
+        config = MANAGER_CONF + (CONNECTIVITY_CONF if self._has_portals else "")
+        (self.etc / "NetworkManager/NetworkManager.conf").write_text(config)
         (self.etc / "resolv.conf").write_text(f"nameserver {GATEWAY}\n")
         services = self.directory / "services"
         services.mkdir()

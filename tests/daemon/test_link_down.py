@@ -1,16 +1,20 @@
-"""A link goes down in the middle of a download, and comes back."""
+"""A link goes down in the middle of a download; a link costs money."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from bench import laptop
 from bench.school import School
+from olpc_update_query.policy.schedule import LINK_SPREAD
 from tests.daemon.namespaces import Network
 from tests.daemon.running import TOP, wait_until
+from tests.daemon.test_network_manager import daemon, moment
 
 pytestmark = [
     pytest.mark.root,
@@ -67,9 +71,7 @@ def start(network: Network, root: Path) -> "subprocess.Popen[bytes]":
 def test_a_download_goes_on_when_the_link_is_back(
     tmp_path: Path, school: School, root: Path
 ) -> None:
-    directory = tmp_path / "network"
-    directory.mkdir()
-    network = Network(directory)
+    network = Network(tmp_path / "network", has_portals=False)
     with school.serve() as served, network.run(served.port) as wire, network.manager():
         network.nmcli("connection", "up", "wire")
         with start(network, root) as run:
@@ -85,3 +87,41 @@ def test_a_download_goes_on_when_the_link_is_back(
                 assert run.wait(PATIENCE) == 0
         assert laptop.slots(root).current == "762"
         assert wire.read().down < SIZE + 3 * 64 * 1024
+
+
+def test_a_metered_link_lets_a_lease_through_and_no_build(
+    tmp_path: Path, school: School, root: Path
+) -> None:
+    """NetworkManager itself says what the link is, and when that has changed."""
+    network = Network(tmp_path / "network", has_portals=False)
+
+    def run(*words: str) -> str:
+        program = (sys.executable, "-m", "olpc_update_query", "--root", str(root))
+        return network.do(*program, *words)
+
+    def set_metered(value: str) -> None:
+        network.nmcli("connection", "modify", "wire", "connection.metered", value)
+        network.nmcli("device", "reapply", "veth0")
+
+    with school.serve() as served, network.run(served.port) as wire, network.manager():
+        network.nmcli("connection", "up", "wire")
+        set_metered("yes")
+        assert json.loads(run("--now", "--json"))["result"] == "waiting"
+        assert (root / "security/lease.sig").read_text().startswith("act01: ")
+        assert json.loads(run("status", "--json"))["held_back"]["gate"] == "metered"
+        assert wire.read().down < 16 * 1024, "an answer and a lease"
+        assert arrived(root) == 0
+
+        with daemon(network, root):
+            wait_until(lambda: network.has("org.laptop.UpdateQuery1"))
+            time.sleep(1)  # NetworkManager tells it of the link
+            due = moment(root)
+            set_metered("no")
+            wait_until(lambda: moment(root) < min(due, LINK_SPREAD + 1), PATIENCE)
+
+        run("install")  # as the installer's unit does at boot
+        run("--hand-over", "--now", "--quiet")
+        assert arrived(root) > SIZE
+        set_metered("yes")
+        run("install")
+        assert laptop.slots(root).current == "762", "what is here costs nothing"
