@@ -184,12 +184,14 @@ def _beat(tick: int) -> int:
 
 
 def _only_one(root: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the daemon's lock."""
+    """Hold the daemon's lock, which hooks read, in the asker's unit too."""
     from olpc_update_query.system.files import disk_errors
+    from olpc_update_query.system.work import lend_lock
 
     place = root / PLACE
     with disk_errors(place):
         place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lend_lock(place)
     return hold_lock(place, "olpc-update-query daemon")
 
 

@@ -35,7 +35,8 @@ def unpublish(site: Site, actor: Actor, build: BuildId) -> None:
         raise StillNeeded(f"build {build}", "is still assigned")
     gone = site.builds / f"{_GONE}{build}"
     purpose = f"unpublish {build}"
-    with site.change(actor.name, purpose), hold_lock(site.builds / ".lock", purpose):
+    lock = hold_lock(site.builds / ".lock", purpose, mode=0o644)
+    with site.change(actor.name, purpose), lock:
         shutil.rmtree(gone, ignore_errors=True)  # what was cut short before
         with disk_errors(site.builds):
             os.rename(published.path, gone)

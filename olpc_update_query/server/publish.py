@@ -134,7 +134,7 @@ def publish(  # noqa: PLR0913 - all that an administrator may choose
     """
     with disk_errors(site_builds):
         site_builds.mkdir(parents=True, exist_ok=True)
-        with hold_lock(site_builds / ".lock", f"publish {build}"):
+        with hold_lock(site_builds / ".lock", f"publish {build}", mode=0o644):
             _check_names(site_builds, build, delta_from)
             with _staged(site_builds, build) as stage:
                 return _Publisher(

@@ -351,7 +351,9 @@ class Site:
         while True:
             with contextlib.ExitStack() as held:
                 try:
-                    held.enter_context(hold_lock(self.path / ".lock", purpose))
+                    held.enter_context(
+                        hold_lock(self.path / ".lock", purpose, mode=0o644)
+                    )
                 except Busy:
                     if self._clock.boottime() >= until:
                         raise

@@ -195,7 +195,9 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 @contextlib.contextmanager
-def hold_lock(path: Path, purpose: str, *, wait: bool = False) -> Iterator[None]:
+def hold_lock(
+    path: Path, purpose: str, *, wait: bool = False, mode: int = 0o600
+) -> Iterator[None]:
     """Hold the lock ``path`` while the block runs; the file names the holder.
 
     The lock ends with the process, however it ends; the file stays and means
@@ -205,12 +207,13 @@ def hold_lock(path: Path, purpose: str, *, wait: bool = False) -> Iterator[None]
         path: The lock file; its directory must exist.
         purpose: A few words for whoever finds it held.
         wait: Wait until nobody else holds it.
+        mode: Permission bits of a new file; whoever may read it can hold the lock.
 
     Raises:
         Busy: Another run holds it.
         OSError: See ``disk_errors``.
     """
-    descriptor = _open_lock(path)
+    descriptor = _open_lock(path, mode)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -224,11 +227,11 @@ def hold_lock(path: Path, purpose: str, *, wait: bool = False) -> Iterator[None]
         os.close(descriptor)
 
 
-def _open_lock(path: Path) -> int:
+def _open_lock(path: Path, mode: int) -> int:
     """Open a lock file; one that is lent for reading only can be held all the same."""
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o644)
+        return os.open(path, flags | os.O_RDWR | os.O_CREAT, mode)
     except OSError as error:
         if error.errno not in {errno.EACCES, errno.EROFS}:
             raise

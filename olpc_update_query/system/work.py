@@ -68,9 +68,18 @@ def prepare(work: WorkArea) -> None:
         for directory in work:
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         give_to_asker(work.asker)
-        if os.geteuid() == 0 and not work.asker_lock.exists():
-            replace_file(work.asker_lock, b"", mode=0o640)
-            give_to_asker(work.asker_lock, to_read=True)
+        lend_lock(work.asker_lock)
+
+
+def lend_lock(path: Path) -> None:
+    """Make a lock that the asker's user can read, and so hold, and nobody else.
+
+    Raises:
+        OSError: See ``disk_errors``.
+    """
+    if os.geteuid() == 0 and not path.exists():
+        replace_file(path, b"", mode=0o640)
+        give_to_asker(path, to_read=True)
 
 
 def give_to_asker(path: Path, *, to_read: bool = False) -> None:

@@ -245,3 +245,22 @@ def test_a_lock_that_cannot_be_named_still_holds(
         files.hold_lock(path, "second"),
     ):
         pass
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("mode", "can_hold"), [(0o600, False), (0o644, True)])
+def test_who_cannot_read_a_lock_cannot_hold_it(
+    tmp_path: Path, mode: int, can_hold: bool
+) -> None:
+    """Whoever may read it may keep everybody else out, and for ever."""
+    for directory in (tmp_path, tmp_path.parent):
+        directory.chmod(0o755)
+    path = tmp_path / "lock"
+    with files.hold_lock(path, "root", mode=mode):
+        pass
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--clear-groups", "flock", path, "true"],
+        check=False,
+        capture_output=True,
+    )
+    assert (done.returncode == 0) is can_hold
