@@ -95,6 +95,7 @@ class HttpTransport:
         timeouts: Timeouts | None = None,
     ) -> None:
         self.sent = self.received = self.requests = 0
+        self._piece = PIECE
         self._counting = threading.Lock()  # downloads come in several threads
         self._proxies = proxies or {}
         self._logins: dict[str, ProxyLogin] = {}
@@ -279,7 +280,7 @@ class HttpTransport:
         return response
 
     def _body(self, response: requests.Response, size: int | None) -> "_Body":
-        return _Body(response, size, self._count)
+        return _Body(response, size, self._piece, self._count)
 
     def _count(self, received: int = 0, *, sent: int = 0) -> None:
         with self._counting:
@@ -299,9 +300,11 @@ class _Body(Iterator[bytes]):
         self,
         response: requests.Response,
         size: int | None,
+        piece: int,
         count: Callable[[int], None],
     ) -> None:
         self._response, self._size, self._count = response, size, count
+        self._piece = piece
         self._url, self._got = shown(response.url), 0
 
     def __next__(self) -> bytes:
@@ -324,7 +327,7 @@ class _Body(Iterator[bytes]):
 
     def _read(self) -> bytes:
         with _network_errors(self._url):
-            piece = _read_some(self._response.raw)
+            piece = _read_some(self._response.raw, self._piece)
         self._count(len(piece))
         self._got += len(piece)
         if self._size is not None and self._got > self._size:
@@ -335,17 +338,17 @@ class _Body(Iterator[bytes]):
         return piece
 
 
-def _read_some(raw: Any) -> bytes:
-    """Read what there is, and wait only while there is nothing.
+def _read_some(raw: Any, most: int) -> bytes:
+    """Read what there is, up to ``most`` bytes, and wait only while there is nothing.
 
     Whoever waits for a full piece takes a slow link for a silent one, and a cut costs
     what had come of it.
     """
     piece: bytes
     if hasattr(raw, "read1"):
-        piece = raw.read1(PIECE, decode_content=False)
+        piece = raw.read1(most, decode_content=False)
     else:  # urllib3 1.26, which Debian 12 has, leaves that to what it wraps
-        piece = raw._fp.read1(PIECE)  # noqa: SLF001
+        piece = raw._fp.read1(most)  # noqa: SLF001
         piece = piece or raw.read(1, decode_content=False)
     return piece
 

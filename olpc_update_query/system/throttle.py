@@ -9,11 +9,14 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
 from olpc_update_query.ports import Clock, Stream
-from olpc_update_query.system.http import HttpTransport
+from olpc_update_query.system.http import PIECE, HttpTransport
 
-_SLICES = 4  # of a second: what is handed on in one go
-_CREDIT = 0.25  # seconds of idleness that may be made up for
-_SMALLEST, _LARGEST = 8 * 1024, 1024 * 1024
+_PIECE = 1 / 16  # seconds: what is read in one go
+_WINDOW = 1 / 8  # seconds: what may wait in the kernel, which takes up to twice that
+_CREDIT = 0.05  # seconds of idleness that may be made up for
+_PACKETS = 1500 / 1448  # with the headers of IP and TCP
+_SMALLEST, _LARGEST = 2 * 1024, 1024 * 1024
+_BEHIND_HEAD = 8 * 1024  # bytes that http.client may take in with a reply's head
 
 
 class _Narrow(HTTPAdapter):
@@ -41,6 +44,10 @@ class _Narrow(HTTPAdapter):
 class ThrottledTransport(HttpTransport):
     """HTTP whose downloads, all together, keep below a bandwidth.
 
+    All connections draw on one account, answers and headers of every kind included. A
+    connection pays in advance for what the kernel may take in before anybody reads; the
+    last bytes are paid for with that. So never more crosses the link than is paid for.
+
     Args:
         user_agent: How we name ourselves.
         proxies: As ``network.proxies_for`` works them out.
@@ -53,12 +60,12 @@ class ThrottledTransport(HttpTransport):
     ) -> None:
         super().__init__(user_agent, proxies)
         self._clock, self._limit = clock, limit
-        self._slice = max(limit // _SLICES, 1)
+        self._piece = min(max(int(limit * _PIECE), 1), PIECE)
         self._lock = threading.Lock()
-        self._due: float | None = None
-        window = min(max(self._slice, _SMALLEST), _LARGEST)
+        self._due = clock.boottime()
+        self._window = min(max(int(limit * _WINDOW), _SMALLEST), _LARGEST)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Narrow(window))
+            self._session.mount(scheme, _Narrow(self._window))
 
     def get(
         self,
@@ -69,24 +76,65 @@ class ThrottledTransport(HttpTransport):
         validator: str | None = None,
     ) -> Stream:
         """Ask for bytes that will come slowly; see ``HttpTransport.get``."""
+        advance = 2 * self._window + self._piece + _BEHIND_HEAD
+        if length is not None:
+            advance = min(advance, length)
+        self.pay(advance)
+        self.wait()
         stream = super().get(url, start=start, length=length, validator=validator)
-        return stream._replace(chunks=self._slowly(stream.chunks))
+        left = None if stream.total is None else stream.total - stream.start
+        if stream.is_partial and length is not None:
+            left = length if left is None else min(length, left)
+        return stream._replace(chunks=_Slowly(self, stream.chunks, advance, left))
 
-    def _slowly(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Hand on what comes in slices, each when its time has come."""
-        for chunk in chunks:
-            for at in range(0, len(chunk), self._slice):
-                piece = chunk[at : at + self._slice]
-                due = self._book(len(piece))
-                yield piece
-                if (wait := due - self._clock.boottime()) > 0:
-                    self._clock.sleep(wait)
+    def _count(self, received: int = 0, *, sent: int = 0) -> None:
+        super()._count(received, sent=sent)
+        self.pay(received)
 
-    def _book(self, size: int) -> float:
-        """Return the moment before which no more bytes may come."""
+    def pay(self, size: int) -> None:
+        """Book bytes, or give them back; no more may come before they are due."""
         with self._lock:
-            now = self._clock.boottime()
-            if self._due is None:
-                self._due = now
-            self._due = max(self._due, now - _CREDIT) + size / self._limit
-            return self._due
+            earliest = self._clock.boottime() - _CREDIT
+            self._due = max(self._due, earliest) + size * _PACKETS / self._limit
+
+    def wait(self) -> None:
+        """Wait until what has been booked is due."""
+        if (wait := self._due - self._clock.boottime()) > 0:
+            self._clock.sleep(wait)
+
+
+class _Slowly(Iterator[bytes]):
+    """A body whose pieces are read one after the other, each when it is due.
+
+    Args:
+        transport: Whom to pay.
+        chunks: The pieces.
+        advance: Bytes that are paid for already; the last ones to come.
+        left: Bytes to come, where that is known.
+    """
+
+    def __init__(
+        self,
+        transport: ThrottledTransport,
+        chunks: Iterator[bytes],
+        advance: int,
+        left: int | None,
+    ) -> None:
+        self._transport, self._chunks = transport, chunks
+        self._advance, self._left = advance, left
+
+    def __next__(self) -> bytes:
+        self._transport.wait()
+        piece = next(self._chunks)
+        if self._left is not None:
+            self._left = max(self._left - len(piece), 0)
+            spare = max(self._advance - self._left, 0)
+            self._advance -= spare
+            self._transport.pay(-spare)
+        return piece
+
+    def close(self) -> None:
+        """Let go of the connection; what it had paid for may have come unread."""
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
