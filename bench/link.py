@@ -1,13 +1,17 @@
 """A bad link between two network namespaces, as a process that owns both of its ends.
 
-    python3 -m bench.link LAPTOP SCHOOL KBIT DELAY LOSS CUT REPORT
+    python3 -m bench.link LAPTOP SCHOOL NUMBER KBIT DELAY LOSS CUT REPORT
 
 Two TUN devices are joined: so many kbit/s each way through a queue of 64 KiB, so many
-seconds of delay each way, a share of packets lost each way. After each CUT bytes down
-the link breaks: every connection is reset, and for two seconds nothing passes. What
-reaches the laptop is counted in REPORT: what came without a gap, which its TCP hands to
-the program; what the kernel got twice in one connection; and what it got behind a gap
-and lost with the connection. Only the first is the program's affair.
+seconds of delay each way, a share of packets lost each way. Several links, each with a
+number of its own below 256, may end in one school. After each CUT bytes down the link
+breaks: every connection is reset, and for two seconds nothing passes. SIGUSR1 says that
+the laptop has lost its power: what is on its way to it does not arrive.
+
+What reaches the laptop is counted in REPORT: what came without a gap, which its TCP has
+for the program; what the kernel got twice in one connection; and what it got behind a
+gap and lost with the connection. Only the first is the program's affair. What comes
+after the program has hung up counts as well: it should not have asked for it.
 """
 
 import contextlib
@@ -25,7 +29,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LAPTOP, SCHOOL = "198.18.2.1", "198.18.2.2"
 _TUNSETIFF = 0x400454CA
 _IFF_TUN_NO_PI = 0x1001
 _QUEUE = 64 * 1024  # bytes that wait for the link; what does not fit is dropped
@@ -77,19 +80,30 @@ class Side:
     dropped: int = 0
 
 
+def addresses(number: int) -> tuple[str, str]:
+    """Return the addresses of laptop and school on a link."""
+    return f"198.18.{number}.1", f"198.18.{number}.2"
+
+
 class Link:
     """The two ends, and what is on its way between them."""
 
-    def __init__(self, rate: float, delay: float, loss: float, cut: int) -> None:
-        self._rate, self._delay, self._loss, self._cut = rate, delay, loss, cut
-        self._random = random.Random(2026)
+    def __init__(self, number: int, shape: tuple[float, float, float, int]) -> None:
+        self._rate, self._delay, self._loss, self._cut = shape
+        self._addresses = addresses(number)
+        self._random = random.Random(2026 + number)
         self._queue: list[tuple[float, int, int, bytes]] = []
         self._flows: dict[tuple[int, int], Flow] = {}
         self._dead: set[tuple[int, int]] = set()
         self._broken_until, self._since_cut, self._number = 0.0, 0, 0
+        self._is_off = False
         self.counts = dict.fromkeys(
             ("down", "up", "payload", "twice", "cuts", "lost"), 0
         )
+
+    def switch_off(self) -> None:
+        """Let the laptop have no power: nothing on its way arrives any more."""
+        self._is_off = True
 
     def run(self, laptop: int, school: int, report: Path) -> None:
         """Pass packets on until the process is told to end."""
@@ -134,6 +148,10 @@ class Link:
 
     def _deliver(self, laptop: int) -> None:
         now = time.monotonic()
+        if self._is_off:
+            self._is_off = False
+            self._queue.clear()
+            self._dead.update(self._flows)
         while self._queue and self._queue[0][0] <= now:
             _, _, end, packet = heapq.heappop(self._queue)
             if _ports(packet, is_down=end == laptop) in self._dead:
@@ -171,7 +189,7 @@ class Link:
         for ports, flow in self._flows.items():
             if ports not in self._dead:
                 with contextlib.suppress(OSError):
-                    os.write(laptop, _reset(ports, flow.acked))
+                    os.write(laptop, _reset(self._addresses, ports, flow.acked))
         self._dead.update(self._flows)
 
 
@@ -183,14 +201,14 @@ def _ports(packet: bytes, *, is_down: bool) -> tuple[int, int] | None:
     return (target, source) if is_down else (source, target)
 
 
-def _reset(ports: tuple[int, int], number: int) -> bytes:
+def _reset(ends: tuple[str, str], ports: tuple[int, int], number: int) -> bytes:
     """Return a packet that tells the laptop that a connection is gone."""
-    addresses = _address(SCHOOL) + _address(LAPTOP)
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, 6, 0) + addresses
+    laptop, school = map(_address, ends)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, 6, 0) + school + laptop
     head = head[:10] + struct.pack("!H", _checksum(head)) + head[12:]
     words = (ports[1], ports[0], number, 0, 0x50, _RST_ACK, 0, 0, 0)
     body = struct.pack("!HHIIBBHHH", *words)
-    pseudo = addresses + struct.pack("!BBH", 0, 6, len(body))
+    pseudo = school + laptop + struct.pack("!BBH", 0, 6, len(body))
     body = body[:16] + struct.pack("!H", _checksum(pseudo + body)) + body[18:]
     return head + body
 
@@ -224,16 +242,17 @@ def _open_end(name: str, namespace: str, address: str) -> int:
 
 def main() -> None:
     """Do what the command line says, until killed."""
-    laptop, school, rate, delay, loss, cut, report = sys.argv[1:]
+    *names, number, rate, delay, loss, cut, report = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    tag = str(os.getpid())
-    ends = (
-        _open_end(f"a{tag}", laptop, LAPTOP),
-        _open_end(f"b{tag}", school, SCHOOL),
-    )
-    link = Link(float(rate) * 125, float(delay), float(loss), int(cut))
+    ends = [
+        _open_end(f"{end}{os.getpid()}", name, address)
+        for end, name, address in zip("ab", names, addresses(int(number)), strict=True)
+    ]
+    shape = (float(rate) * 125, float(delay), float(loss), int(cut))
+    link = Link(int(number), shape)
+    signal.signal(signal.SIGUSR1, lambda *_: link.switch_off())
     try:
-        link.run(*ends, Path(report))
+        link.run(ends[0], ends[1], Path(report))
     finally:
         Path(report).write_text(json.dumps(link.add_up()))
 
