@@ -329,7 +329,9 @@ SLOW = """#!/bin/sh
 # an rsync that is killed in the middle, like a laptop that is switched off
 rsync "$@" &
 pid=$!
-sleep 0.7
+while kill -0 $pid && [ "$(stat -c %s '{partial}' || echo 0)" -lt 100000 ]; do
+    sleep 0.02
+done 2> /dev/null
 kill -{signal} $pid
 wait $pid
 """
@@ -340,20 +342,21 @@ def test_cut_transfer_goes_on_with_what_has_come(
     world: World, tmp_path: Path, how: str
 ) -> None:
     slow = tmp_path / "slow"
-    slow.write_text(SLOW.replace("{signal}", how))
-    slow.chmod(0o755)
     fresh = _random.randbytes(600_000)
     world.new = make_build(tmp_path / "new3", "763", {**NEW_FILES, "fresh": fresh})
     world.downloads = world.downloads.with_name(world.new.digest)
+    partial = world.downloads / "rsync/tree/fresh"
+    script = SLOW.replace("{signal}", how).replace("{partial}", str(partial))
+    slow.write_text(script)
+    slow.chmod(0o755)
     (world.site / "root/fresh").write_bytes(fresh)
     (world.site / "contents").write_bytes(world.new.manifest)
-    once = RsyncOptions(program=str(slow), silence=2, tries=1, bandwidth=400_000)
+    once = RsyncOptions(program=str(slow), silence=2, tries=1, bandwidth=200_000)
     with world.daemon() as url:
         with pytest.raises(errors.SourceFailed):
             world.fetch(f"{url}build-762", options=once)
-        partial = world.downloads / "rsync/tree/fresh"
         come = partial.stat().st_size
-        assert come > 50_000
+        assert 100_000 <= come < 600_000
         report = world.fetch(f"{url}build-762")
     world.assert_complete()
     assert report.received < 600_000 + 60_000 - come
