@@ -37,8 +37,13 @@ def query(root: Path, *words: str) -> Done:
 
 def update(root: Path, *words: str) -> Done:
     """Run olpc-update."""
+    return _run(update_command(root, *words))
+
+
+def update_command(root: Path, *words: str) -> list[str]:
+    """Return the command line of olpc-update."""
     start = "from olpc_update_query.cli.update import main; main()"
-    return _run([sys.executable, "-c", start, "--root", str(root), *words])
+    return [sys.executable, "-c", start, "--root", str(root), *words]
 
 
 def _run(words: list[str]) -> Done:

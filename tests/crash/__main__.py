@@ -1,21 +1,26 @@
 """The whole sweep: ``python -m tests.crash [--share N] [--most N] [SCENE ...]``.
 
-Prints how many states were tried, and what went wrong.
+A scene is given by the beginning of its name, as in ``rollback-partitioned``. Prints
+how many states were tried, and what went wrong. A whole sweep of fewer than
+``LEAST`` states has failed.
 """
 
 import argparse
+import os
 import sys
 import time
 
 from tests.crash.scenes import Stage
 from tests.crash.sweep import Bounds, Swept, scratch, sweep
 
+LEAST = 20_000
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, default=36)
     parser.add_argument("--share", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--stop", type=int, default=5)
     parser.add_argument("--unsafe", action="store_true")
     parser.add_argument("scenes", nargs="*")
@@ -23,12 +28,13 @@ def main() -> None:
     bounds = Bounds(
         given.most, given.share, not given.unsafe, given.workers, given.stop
     )
-    total = Swept()
+    total, start = Swept(), time.monotonic()
     for partitioned in (False, True):
         with scratch() as place:
             stage = Stage(place, partitioned=partitioned)
             for make in stage.scenes():
-                if given.scenes and make.__name__ not in given.scenes:
+                name = f"{make.__name__}-{stage.layout}"
+                if not name.startswith(tuple(given.scenes or [""])):
                     continue
                 begin = time.monotonic()
                 with make() as scene:
@@ -41,7 +47,14 @@ def main() -> None:
                 )
                 for line in found.failures:
                     print(f"  {line}", flush=True)
-    print(f"crash: {total.states} states, {len(total.failures)} failures")
+    spent = sum(os.times()[:4])
+    print(
+        f"crash: {total.states} states, {len(total.failures)} failures, "
+        f"{(time.monotonic() - start) / 60:.0f} min, {spent / 60:.0f} min of processor"
+    )
+    is_whole = not given.scenes and given.share == 1
+    if is_whole and total.states < LEAST:
+        sys.exit(f"crash: a whole sweep has at least {LEAST} states")
     sys.exit(1 if total.failures else 0)
 
 

@@ -4,6 +4,7 @@ Inodes and names are apart, as on a disk: a name may be lost and its inode stay,
 name may be there and what was written into its inode be lost.
 """
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ class Node:
     Attributes:
         mode: Type and permission bits.
         body: A file's content, a link's target, a device's number.
-        mtime_ns: Its time, where that was set on purpose.
+        mtime_ns: Its time, where that was set on purpose; else it is new.
         names: A directory's entries.
     """
 
@@ -190,8 +191,29 @@ class Disk:
         return self.nodes[ino]
 
     def fingerprint(self) -> int:
-        """Return a number that tells reachable states apart; times do not count."""
-        return hash(tuple(self.facts()))
+        """Return a number that tells reachable states apart, and set times."""
+        facts = self.facts()
+        times = tuple(self.nodes[fact.ino].mtime_ns for fact in facts)
+        return hash((tuple(facts), times))
+
+    def digest(self, new_ns: int) -> str:
+        """Return a digest of all that a path shows, the same in every process.
+
+        Args:
+            new_ns: A time; what is younger is just new.
+        """
+        leaders: dict[Ino, int] = {}
+        shown = [
+            (leaders.setdefault(fact.ino, at), min(self._mtime_ns(fact), new_ns), fact)
+            for at, fact in enumerate(self.facts())
+        ]
+        text = repr(
+            [(leader, time, fact._replace(ino=0)) for leader, time, fact in shown]
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _mtime_ns(self, fact: Fact) -> int:
+        return self.nodes[fact.ino].mtime_ns or 0
 
     def facts(self) -> "list[Fact]":
         """Return what there is of each path that can be reached; no times."""
@@ -207,8 +229,13 @@ class Disk:
             stack += [(i, path + b"/" + n) for n, i in sorted(node.names.items())]
         return found
 
-    def write_to(self, top: Path) -> None:
-        """Make a real directory of it; ``top`` is there and empty."""
+    def write_to(self, top: Path, new_ns: int) -> None:
+        """Make a real directory of it; ``top`` is there and empty.
+
+        Args:
+            top: The directory.
+            new_ns: The time of what had none set.
+        """
         made: dict[Ino, bytes] = {}
         stack = [(1, os.fsencode(top))]
         directories: list[tuple[bytes, Node]] = []
@@ -227,9 +254,9 @@ class Disk:
                 stack += [(i, path + b"/" + n) for n, i in node.names.items()]
                 continue
             _make(path, node, kind)
-            _dress(path, node)
+            _dress(path, node, new_ns)
         for path, node in reversed(directories):
-            _dress(path, node)
+            _dress(path, node, new_ns)
 
 
 def _make(path: bytes, node: Node, kind: int) -> None:
@@ -244,15 +271,15 @@ def _make(path: bytes, node: Node, kind: int) -> None:
         os.mknod(path, kind | 0o600, node.body if isinstance(node.body, int) else 0)
 
 
-def _dress(path: bytes, node: Node) -> None:
+def _dress(path: bytes, node: Node, new_ns: int) -> None:
     if os.geteuid() == 0:
         os.chown(path, node.uid, node.gid, follow_symlinks=False)
     if not stat.S_ISLNK(node.mode):
         os.chmod(path, stat.S_IMODE(node.mode))
     for name, value in node.xattrs.items():
         os.setxattr(path, name, value, follow_symlinks=False)
-    if node.mtime_ns is not None:
-        os.utime(path, ns=(node.mtime_ns, node.mtime_ns), follow_symlinks=False)
+    time = new_ns if node.mtime_ns is None else node.mtime_ns
+    os.utime(path, ns=(time, time), follow_symlinks=False)
 
 
 def read_disk(top: Path) -> Disk:

@@ -66,6 +66,7 @@ class Judge:
             wrong += self._run_copy(name, self._wanted[name])
         if scene.gone and os.path.lexists(self._pristine(scene.gone)):
             wrong.append(f"{scene.gone} is still there")
+        wrong += self._trial()
         return wrong + self._lease(final=True) + self._leftovers()
 
     # --- trees ------------------------------------------------------------------------
@@ -118,6 +119,15 @@ class Judge:
             return [f"the lease is {(found or b'none')[:60]!r}"]
         if found is None and not is_marked:
             return ["the lease is gone, and nobody says that the laptop is stolen"]
+        return []
+
+    def _trial(self) -> list[str]:
+        """The mark names the build that is on trial, and only that one."""
+        mark = self._root / "versions/trial"
+        state, build = (mark.read_text().split() if mark.exists() else ["", ""])[:2]
+        found = build if state == "trial" else ""
+        if found != self._scene.on_trial:
+            return [f"on trial is {found or 'nothing'}, not {self._scene.on_trial}"]
         return []
 
     def _leftovers(self) -> list[str]:

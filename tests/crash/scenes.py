@@ -91,6 +91,7 @@ class Scene:
         builds: Every build by name, as published.
         damaged: The build that is damaged before, if there is one.
         gone: The build that is not there afterwards, if there is one.
+        on_trial: The build that is on trial afterwards, if there is one.
         renews: Whether the lease has to be the new one in the end.
         leases: The lease before and after.
     """
@@ -105,6 +106,7 @@ class Scene:
     leases: tuple[bytes | None, bytes | None]
     damaged: str = ""
     gone: str = ""
+    on_trial: str = ""
     renews: bool = True
 
 
@@ -152,7 +154,7 @@ class Stage:
         signer("oats")  # made once, before the server's process begins
         self.old_lease = lease(int(time.time()) + 5 * _DAY)
         self.new_lease = lease(int(time.time()) + 30 * _DAY)
-        self._layout = "partitioned" if partitioned else "unpartitioned"
+        self.layout = "partitioned" if partitioned else "unpartitioned"
 
     @contextlib.contextmanager
     def serve(self, *, orders: bool, stolen: bool = False) -> Iterator[str]:
@@ -220,7 +222,7 @@ class Stage:
         leases = found.read_bytes(), self.new_lease.encode()
         next_run = more.pop("next_run", job)
         return Scene(
-            f"{name}, {self._layout}",
+            f"{name}, {self.layout}",
             self.root,
             job,
             next_run,  # type: ignore[arg-type] # given by this class
@@ -238,7 +240,16 @@ class Stage:
         """A poll that brings a lease and an order: all there is, in one run."""
         with self.serve(orders=True) as url:
             self.lay_out(url)
-            yield self._scene("poll", poll, ("760", None), ("762", "760"))
+            yield self._scene(
+                "poll", poll, ("760", None), ("762", "760"), on_trial="762"
+            )
+
+    @contextlib.contextmanager
+    def lease_only(self) -> Iterator[Scene]:
+        """The daily poll: a lease, and nothing to install."""
+        with self.serve(orders=False) as url:
+            self.lay_out(url)
+            yield self._scene("lease", poll, ("760", None), ("760", None))
 
     @contextlib.contextmanager
     def by_hand(self) -> Iterator[Scene]:
@@ -257,7 +268,54 @@ class Stage:
 
             leases = (self.old_lease.encode(), self.old_lease.encode())
             yield self._scene(
-                "by hand", job, ("760", None), ("762", "760"), leases=leases
+                "by hand",
+                job,
+                ("760", None),
+                ("762", "760"),
+                leases=leases,
+                on_trial="762",
+            )
+
+    @contextlib.contextmanager
+    def confirm(self) -> Iterator[Scene]:
+        """The new build is up: its trial ends, once a site's check agrees."""
+        with self.serve(orders=False) as url:
+            self.lay_out(url)
+            self.quietly("update", "762")
+            boot(self.root)
+            checks = self.root / "etc/olpc-update-query/checks.d"
+            checks.mkdir()
+            (checks / "10-site").write_text("#!/bin/sh\nexit 0\n")
+            (checks / "10-site").chmod(0o755)
+            slots = ("762", "760")
+            leases = (self.old_lease.encode(), self.old_lease.encode())
+            yield self._scene(
+                "confirm",
+                lambda root: update(root, "--confirm"),
+                slots,
+                slots,
+                leases=leases,
+            )
+
+    @contextlib.contextmanager
+    def failed_trial(self) -> Iterator[Scene]:
+        """The initramfs went back from 762: it is not installed again, though ordered.
+
+        That is told with an exit code of its own (``OrderRefused``).
+        """
+        with self.serve(orders=True) as url:
+            self.lay_out(url)
+            self.quietly("update", "762")
+            self.quietly("update", "--rollback")
+            boot(self.root)
+            (self.root / "versions/trial").write_text("failed 762 2\n")
+            refused = 43
+            slots = ("760", "762")
+            yield self._scene(
+                "failed trial",
+                lambda root: 0 if poll(root) == refused else 1,
+                slots,
+                slots,
             )
 
     @contextlib.contextmanager
@@ -341,7 +399,10 @@ class Stage:
     def scenes(self) -> "list[Callable[[], contextlib.AbstractContextManager[Scene]]]":
         return [
             self.poll_and_install,
+            self.lease_only,
             self.by_hand,
+            self.confirm,
+            self.failed_trial,
             self.rollback,
             self.purge,
             self.repair,

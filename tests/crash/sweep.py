@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import cast
 
 from tests.crash.disk import differences, read_disk
 from tests.crash.journal import Journal, Sync
@@ -70,8 +71,10 @@ LOADED = (
     "olpc_update_query.perform_update.sources.rsync",
     "olpc_update_query.run.by_hand",
     "olpc_update_query.run.carry_out",
+    "olpc_update_query.run.go_back",
     "olpc_update_query.run.mend",
     "olpc_update_query.run.poll",
+    "olpc_update_query.run.two_units",
     "olpc_update_query.system.http",
     "olpc_update_query.system.throttle",
     "sqlite3",
@@ -79,34 +82,47 @@ LOADED = (
     "cryptography.hazmat.primitives.asymmetric.padding",
     "cryptography.hazmat.backends.openssl.backend",
     "ctypes",
+    "dbus",
+    "tomllib",
 )
 
 
 def load() -> None:
     """Load once what the runs would have to load each for themselves."""
     for name in LOADED:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # dbus need not be there
+            importlib.import_module(name)
     gc.freeze()  # what a collection touches, each fork would have to copy
 
 
 def sweep(scene: Scene, bounds: Bounds) -> Swept:
     """Record a scene's job, then try the states that cuts may leave."""
-    journal = record_scene(scene)
-    found = Swept(points=sum(not isinstance(one, Sync) for one in journal.events))
-    context = get_context("fork")
-    at_work = []
-    for number in range(bounds.workers):
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_work, args=(there, scene, journal, bounds, number)
-        )
-        process.start()
-        there.close()
-        at_work.append((here, process))
-    for here, process in at_work:
-        found.add(here.recv())
-        process.join()
+    found = Swept()
+    with _crew(scene, bounds.workers) as crew:
+        journal = record_scene(scene)
+        found.points = sum(not isinstance(one, Sync) for one in journal.events)
+        for state, wrong in crew.try_all(_distinct(journal, bounds)):
+            found.states += 1
+            found.orders[state.order] += 1
+            if wrong:
+                how = "killed" if state.is_kill else f"power cut, {state.order}"
+                found.failures.append(
+                    f"{scene.name}, change {state.point}, {how}: {wrong[0]}"
+                )
+                if len(found.failures) >= bounds.stop:
+                    break
     return found
+
+
+def _distinct(journal: Journal, bounds: Bounds) -> Iterator[State]:
+    """Yield each state once, or one of ``share`` of them."""
+    seen: set[tuple[bool, int]] = set()
+    for state in states(journal, most=bounds.most, seed=1, synced=bounds.synced):
+        mark = (state.is_kill, state.disk.fingerprint())
+        if mark not in seen:
+            seen.add(mark)
+            if len(seen) % bounds.share == 0:
+                yield state
 
 
 def record_scene(scene: Scene) -> Journal:
@@ -135,53 +151,94 @@ def scratch() -> Iterator[Path]:
         yield Path(place)
 
 
-def _work(
-    told: Connection, scene: Scene, journal: Journal, bounds: Bounds, number: int
-) -> None:
-    with scratch() as place:
-        load()
-        told.send(_try_all(place, scene, journal, bounds, number))
+class _Crew:
+    """Processes that try states, one each at a time.
 
-
-def _try_all(
-    place: Path, scene: Scene, journal: Journal, bounds: Bounds, number: int
-) -> Swept:
-    """Try one worker's share of the states."""
-    found, seen = Swept(), set()
-    judge = Judge(scene, place / "laptop")
-    for state in states(journal, most=bounds.most, seed=1, synced=bounds.synced):
-        mark = (state.is_kill, state.disk.fingerprint())
-        if mark in seen:
-            continue
-        seen.add(mark)
-        if len(seen) % (bounds.workers * bounds.share) != number * bounds.share:
-            continue
-        found.states += 1
-        found.orders[state.order] += 1
-        wrong = _try(place, scene, judge, state)
-        if wrong:
-            how = "killed" if state.is_kill else f"power cut, {state.order}"
-            found.failures.append(
-                f"{scene.name}, change {state.point}, {how}: {wrong[0]}"
-            )
-            if len(found.failures) >= bounds.stop:
-                break
-    return found
-
-
-def _try(place: Path, scene: Scene, judge: Judge, state: State) -> list[str]:
-    """Make a state, judge it, let the next run finish, judge again.
-
-    In a directory that is closed to the asker's user, asker and installer are one
-    process: three of four next runs are, for that is twice as fast.
+    They are begun before a journal is there, for what a process has in memory is what
+    a fork of it costs, and each state costs some.
     """
-    root = place / "laptop"
-    os.chmod(place, 0o700 if state.point % 4 else 0o755)
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir()
-    state.disk.write_to(root)
-    wrong = judge.after_cut(is_kill=state.is_kill)
-    if wrong:
+
+    def __init__(self, lines: "list[Connection]") -> None:
+        self._idle, self._busy = lines, dict[Connection, State]()
+
+    def try_all(self, found: Iterable[State]) -> Iterator[tuple[State, list[str]]]:
+        for state in found:
+            if not self._idle:
+                yield from self._answers()
+            line = self._idle.pop()
+            line.send(state)
+            self._busy[line] = state
+        while self._busy:
+            yield from self._answers()
+
+    def _answers(self) -> Iterator[tuple[State, list[str]]]:
+        for line in cast("list[Connection]", wait(list(self._busy))):
+            wrong = line.recv()
+            self._idle.append(line)
+            yield self._busy.pop(line), wrong
+
+
+@contextlib.contextmanager
+def _crew(scene: Scene, size: int) -> Iterator[_Crew]:
+    context = get_context("fork")
+    with contextlib.ExitStack() as held:
+        lines = []
+        done = held.enter_context(scratch())
+        for _ in range(size):
+            here, there = context.Pipe()
+            place = held.enter_context(scratch())
+            process = context.Process(target=_work, args=(there, scene, place, done))
+            process.start()
+            held.callback(process.join)
+            held.callback(process.terminate)
+            there.close()
+            lines.append(here)
+        yield _Crew(lines)
+
+
+def _work(line: Connection, scene: Scene, place: Path, done: Path) -> None:
+    load()
+    trial = _Trial(scene, place, done)
+    while True:
+        line.send(trial.of(line.recv()))
+
+
+class _Trial:
+    """Makes states and judges them.
+
+    Many states are one once the initramfs has deleted what it deletes. A run that
+    got through from a disk does not have to show again that it gets through from the
+    same one: names, bytes, owners, modes, attributes, hard links and the times that
+    were set are compared.
+
+    Args:
+        scene: Whose states.
+        place: A scratch directory.
+        done: Where all processes note from which disks a next run got through.
+    """
+
+    def __init__(self, scene: Scene, place: Path, done: Path) -> None:
+        self._scene, self._place, self._done = scene, place, done
+        self._root = place / "laptop"
+        self._judge = Judge(scene, self._root)
+        self._new_ns = scene.root.stat().st_mtime_ns
+
+    def of(self, state: State) -> list[str]:
+        """Make a state, judge it, let the next run finish, judge again.
+
+        In a directory that is closed to the asker's user, asker and installer are one
+        process: three of four next runs are, for that is twice as fast.
+        """
+        os.chmod(self._place, 0o700 if state.point % 4 else 0o755)
+        shutil.rmtree(self._root, ignore_errors=True)
+        self._root.mkdir()
+        state.disk.write_to(self._root, self._new_ns)
+        wrong = self._judge.after_cut(is_kill=state.is_kill)
+        mark = self._done / read_disk(self._root).digest(self._new_ns)
+        if wrong or mark.exists():
+            return wrong
+        ended = run(lambda: self._scene.next_run(self._root), self._place / "log")
+        wrong = self._judge.after_next_run(*ended)
+        if not wrong:
+            mark.touch()
         return wrong
-    ended = run(lambda: scene.next_run(root), place / "log")
-    return judge.after_next_run(*ended)
