@@ -158,8 +158,9 @@ def _readable_copy(tree: Path, copy: Path) -> Path:
 def _publish(school: School, old: Path, new: Path) -> tuple[Cost, Cost]:
     _heading("A school's server: the site, its keys, its laptops, two builds")
     school.found(laptop.SOMEBODY)
-    first = school.admin("publish", old, "--build", OLD)
-    second = school.admin("publish", new, "--build", NEW, "--delta-from", OLD)
+    first = school.admin("publish", old, "--build", OLD, "--any-tree")
+    words = ("--build", NEW, "--delta-from", OLD, "--any-tree")
+    second = school.admin("publish", new, *words)
     school.admin("assign", "--build", NEW, "--serial", laptop.SOMEBODY.serial)
     return first, second
 

@@ -68,6 +68,8 @@ def make_first(root: Path, *, files: int, megabytes: int) -> Counter[str]:
         _take(Path(source), root, files // share, megabytes * 700_000 // share)
     _add_kernel(root, megabytes * 200_000)
     _write(root / "etc/hostname", b"xo\n")
+    _write(root / "sbin/init", b"#!/bin/sh\n")
+    (root / "sbin/init").chmod(0o755)
     _write(root / "etc/passwd", b"root:x:0:0::/root:/bin/sh\n" * 40)
     _write(root / "usr/lib/locale/locale-archive", _binary_blob(megabytes * 100_000))
     for name in ("home", "security", "versions", "proc"):

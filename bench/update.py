@@ -84,8 +84,11 @@ class Bench:
         school = self._school
         school.found(laptop.SOMEBODY)
         costs = [
-            school.admin("publish", self._old, "--build", OLD),
-            school.admin("publish", self._new, "--build", NEW, "--delta-from", OLD),
+            school.admin("publish", self._old, "--build", OLD, "--any-tree"),
+            school.admin(
+                *("publish", self._new, "--build", NEW),
+                *("--delta-from", OLD, "--any-tree"),
+            ),
         ]
         school.admin("assign", "--build", NEW, "--serial", laptop.SOMEBODY.serial)
         return costs

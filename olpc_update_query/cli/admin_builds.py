@@ -59,10 +59,16 @@ def _read_builds(
         raise click.BadParameter(error.reason) from error
 
 
+def _read_name(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> BuildId | None:
+    return None if text is None else read_build(context, option, text)
+
+
 @click.command()
 @SITE
-@click.argument("tree", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--build", callback=read_build, required=True, help="Its new name.")
+@click.argument("tree", type=click.Path(exists=True, path_type=Path))
+@click.option("--build", callback=_read_name, help="Its new name.")
 @click.option(
     "--delta-from",
     callback=_read_builds,
@@ -80,22 +86,36 @@ def _read_builds(
     is_flag=True,
     help="Give every path the same time, so that more can be linked on the laptops.",
 )
-def publish(
+@click.option(
+    "--any-tree",
+    is_flag=True,
+    help="Publish it even if no laptop could boot it, for tests.",
+)
+def publish(  # noqa: PLR0913, PLR0917 - click hands over each option
     site: Path,
     tree: Path,
-    build: BuildId,
+    build: BuildId | None,
     delta_from: tuple[BuildId, ...],
     with_root: bool,
     normalize_times: bool,
+    any_tree: bool,
 ) -> None:
-    """Make a build of the operating system in the directory TREE.
+    """Make a build of the operating system in TREE.
 
-    No laptop is told of it before you assign it. Run it as a user who can read every
-    file of the tree.
+    TREE is a directory, an image that you have mounted, or a tar archive, as it is or
+    compressed by gzip, bzip2, xz, lzma or zstd; of a school server's bundle it is the
+    file -tree.tar. No laptop is told of the build before you assign it. Run it as a
+    user who can read every file of the tree; an archive needs no root.
     """
     from olpc_update_query.server import publish as publishing
+    from olpc_update_query.server.bundle import find_bundle, prove_archive
 
     opened = open_site(site)
+    bundle = find_bundle(tree)
+    build = build or bundle.name
+    if build is None:
+        raise click.UsageError("give --build NAME")
+    prove_archive(tree, bundle)
     for old in delta_from:
         if opened.find_build(old) is None:
             raise UnknownBuild(old, ", ".join(opened.build_names()))
@@ -106,6 +126,7 @@ def publish(
         delta_from=delta_from,
         with_root=with_root,
         normalize_times=normalize_times,
+        must_boot=not any_tree,
         progress=Teller(),
         sign_order=_order_signer(opened),
     )

@@ -31,7 +31,7 @@ from olpc_update_query.model.pack import (
 from olpc_update_query.model.wire import Sha256
 from olpc_update_query.ports import Progress
 from olpc_update_query.server.archive import LINES, Archive
-from olpc_update_query.server.walk import open_content, unfit
+from olpc_update_query.server.tree import Tree
 
 LEVEL = 9
 DELTA_LEVEL = 19
@@ -144,7 +144,7 @@ def append(out: IO[bytes], kept: IO[bytes]) -> int:
 
 def write_pack(
     target: Path,
-    tree: Path,
+    tree: Tree,
     contents: Sequence[Content],
     manifest: Sha256,
     archives: Sequence[Archive],
@@ -169,7 +169,7 @@ def write_pack(
     Raises:
         UnfitTree: A file is not what it was when it was hashed.
     """
-    packer = _Packer(os.fsencode(tree), target, archives)
+    packer = _Packer(tree, target, archives)
     total = sum(content.size for content in contents)
     done = 0
     with open(target / "pack", "wb") as out, open(target / LINES, "w+b") as lines:
@@ -195,7 +195,7 @@ def _index_line(content: Content, packed: int) -> bytes:
 class _Packer:
     """Makes or finds the frame of a content."""
 
-    def __init__(self, tree: bytes, work: Path, archives: Sequence[Archive]) -> None:
+    def __init__(self, tree: Tree, work: Path, archives: Sequence[Archive]) -> None:
         self._tree, self._work, self._archives = tree, work, archives
 
     def pack(self, content: Content) -> IO[bytes]:
@@ -211,15 +211,9 @@ class _Packer:
     def _read(self, content: Content) -> Iterator[bytes]:
         """Read a content again; it must still be the one that was hashed."""
         digest = hashlib.sha256()
-        left = content.size
-        try:
-            with open_content(os.path.join(self._tree, content.path)) as file:
-                while left and (chunk := file.read(min(_CHUNK, left))):
-                    left -= len(chunk)
-                    digest.update(chunk)
-                    yield chunk
-        except OSError as error:
-            raise unfit(content.path, error) from error
+        for chunk in self._tree.read(content.path, content.size):
+            digest.update(chunk)
+            yield chunk
         if digest.digest() != content.digest:
             raise UnfitTree(encode_name(content.path), "it changed while it was read")
 

@@ -18,6 +18,7 @@ from olpc_update_query.model.manifest import (
     Entry,
     Header,
     Kind,
+    ManifestReader,
     encode_entry,
     encode_header,
     encode_name,
@@ -27,6 +28,7 @@ from olpc_update_query.model.wire import BuildId, Sha256
 from olpc_update_query.ports import Progress
 from olpc_update_query.server.archive import LINES, Archive, Remains, digest_of
 from olpc_update_query.server.deltas import write_delta, write_inside
+from olpc_update_query.server.fit import check_bootable
 from olpc_update_query.server.packing import (
     LEVEL,
     Content,
@@ -36,8 +38,10 @@ from olpc_update_query.server.packing import (
     write_pack,
 )
 from olpc_update_query.server.plaintree import make_plain_tree
+from olpc_update_query.server.tarball import Tarball
+from olpc_update_query.server.tree import Tree
 from olpc_update_query.server.verify import check_build
-from olpc_update_query.server.walk import walk_tree
+from olpc_update_query.server.walk import Directory, walk_tree
 from olpc_update_query.system.files import (
     disk_errors,
     fsync_directory,
@@ -107,6 +111,7 @@ def publish(  # noqa: PLR0913 - all that an administrator may choose
     delta_from: Sequence[BuildId] = (),
     with_root: bool = False,
     normalize_times: bool = False,
+    must_boot: bool = False,
     progress: Progress | None = None,
     sign_order: Callable[[OrderFacts], bytes] | None = None,
 ) -> Published:
@@ -114,11 +119,12 @@ def publish(  # noqa: PLR0913 - all that an administrator may choose
 
     Args:
         site_builds: The directory of the published builds.
-        tree: The tree; it must not change meanwhile.
+        tree: The tree: a directory that does not change meanwhile, or a tar archive.
         build: The build's name.
         delta_from: Published builds to make delta packs from.
         with_root: Whether to add the plain tree as ``root/``.
         normalize_times: Whether to give every path the same time.
+        must_boot: Whether to refuse a tree that no laptop could boot.
         progress: Who is told how it goes.
         sign_order: Makes the signed order, which becomes the file ``order``.
 
@@ -128,7 +134,7 @@ def publish(  # noqa: PLR0913 - all that an administrator may choose
     Raises:
         SiteExists: A build of that name is published already.
         UnknownBuild: One of ``delta_from`` is not.
-        UnfitTree: The tree cannot be read, or changes meanwhile.
+        UnfitTree: The tree cannot be read or booted, or changes meanwhile.
         Busy: Another tree is being published here.
         NoSpace, NotPermitted, DiskFailed: It cannot be written.
     """
@@ -136,14 +142,29 @@ def publish(  # noqa: PLR0913 - all that an administrator may choose
         site_builds.mkdir(parents=True, exist_ok=True)
         with hold_lock(site_builds / ".lock", f"publish {build}", mode=0o644):
             _check_names(site_builds, build, delta_from)
-            with _staged(site_builds, build) as stage:
+            told = progress or _Silent()
+            with (
+                _staged(site_builds, build) as stage,
+                _opened(tree, stage, told) as opened,
+            ):
                 return _Publisher(
                     stage=stage,
                     builds=site_builds,
-                    tree=tree,
+                    tree=opened,
                     mtime_ns=NORMAL_TIME_NS if normalize_times else None,
-                    progress=progress or _Silent(),
+                    must_boot=must_boot,
+                    progress=told,
                 ).publish(build, delta_from, with_root, sign_order)
+
+
+@contextmanager
+def _opened(tree: Path, work: Path, progress: Progress) -> Iterator[Tree]:
+    progress.step(f"reading {tree}")
+    if tree.is_dir():
+        yield Directory(tree)
+        return
+    with Tarball(tree, work, progress) as tarball:
+        yield tarball
 
 
 def _check_names(builds: Path, build: BuildId, delta_from: Sequence[BuildId]) -> None:
@@ -204,8 +225,9 @@ class _Publisher:
 
     stage: Path
     builds: Path
-    tree: Path
+    tree: Tree
     mtime_ns: int | None
+    must_boot: bool
     progress: Progress
 
     def publish(
@@ -216,9 +238,10 @@ class _Publisher:
         sign_order: Callable[[OrderFacts], bytes] | None,
     ) -> Published:
         """Make everything, the smallest first."""
-        self.progress.step(f"reading {self.tree}")
         header, contents = self._write_manifest(build)
         manifest = self.stage / "contents"
+        if self.must_boot:
+            check_bootable(manifest)
         facts = OrderFacts(build, digest_of(manifest), manifest.stat().st_size)
         if sign_order:
             (self.stage / "order").write_bytes(sign_order(facts))
@@ -233,7 +256,13 @@ class _Publisher:
             path.chmod(0o755 if path.is_dir() else 0o644)
         if with_root:
             self.progress.step("making the plain tree")
-            make_plain_tree(self.tree, self.stage / "root", mtime_ns=self.mtime_ns)
+            with open(manifest, "rb") as stream:
+                make_plain_tree(
+                    self.tree,
+                    ManifestReader(stream),
+                    self.stage / "root",
+                    link=self.mtime_ns is None,
+                )
         path = self.builds / build
         return Published(facts, path, header, len(contents), pack, deltas)
 
@@ -245,9 +274,7 @@ class _Publisher:
         contents: dict[bytes, tuple[int, Content]] = {}
         entries = files = size = 0
         with spool((), self.stage) as body:
-            for entry in walk_tree(
-                self.tree, mtime_ns=self.mtime_ns, progress=self.progress
-            ):
+            for entry in self.tree.entries(self.mtime_ns, self.progress):
                 body.write(_line(entry))
                 entries += 1
                 if entry.kind is Kind.FILE:

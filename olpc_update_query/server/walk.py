@@ -30,9 +30,53 @@ _KINDS = {
     stat.S_IFBLK: Kind.BLOCK,
     stat.S_IFIFO: Kind.FIFO,
 }
-_KEPT = ("user.", "security.capability", "system.posix_acl_")
+_KEPT = (b"user.", b"security.capability", b"system.posix_acl_")
+_CHUNK = 1 << 20
+
+LEFT_OUT = b"lost+found"
+"""What belongs to the file system that a tree lies on, not to the tree."""
+
+_CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
 _Digest = bytes | Future[bytes]
+
+
+class Directory:
+    """A directory as a tree (``tree.Tree``); it must not change while it is used.
+
+    Args:
+        root: The directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._top = root, os.fsencode(root)
+
+    def entries(self, mtime_ns: int | None, progress: Progress) -> Iterator[Entry]:
+        """Yield the tree's entries, see `walk_tree`."""
+        return walk_tree(self._root, mtime_ns=mtime_ns, progress=progress)
+
+    def read(self, path: TreePath, size: int) -> Iterator[bytes]:
+        """Yield the content of one of its files."""
+        try:
+            with open_content(os.path.join(self._top, path)) as file:
+                while size and (chunk := file.read(min(_CHUNK, size))):
+                    size -= len(chunk)
+                    yield chunk
+        except OSError as error:
+            raise unfit(path, error) from error
+
+    def link(self, path: TreePath, target: bytes) -> bool:
+        """Make another path the same file; say whether that could be done."""
+        source = os.path.join(self._top, path)
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileNotFoundError as error:
+            raise unfit(path, error) from error
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
+            return False
+        return True
 
 
 def walk_tree(
@@ -40,12 +84,13 @@ def walk_tree(
 ) -> Iterator[Entry]:
     """Read a tree, hashing every inode once.
 
-    Sockets are left out, since only a program that runs can make one.
+    Sockets are left out, since only a program that runs can make one, and so is what
+    is mounted in the tree or belongs to its file system.
 
     Args:
         root: The tree.
         mtime_ns: The one time to give every path; None keeps each its own.
-        progress: Who is told about sockets.
+        progress: Who is told about what is left out.
 
     Yields:
         The entries of the tree, its own directory first, in path order.
@@ -56,7 +101,7 @@ def walk_tree(
     waiting: deque[tuple[Entry, _Digest]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         reader = _Reader(os.fsencode(root), mtime_ns, pool)
-        for path in tree_paths(root):
+        for path in tree_paths(root, progress):
             found = reader.read(path)
             if found is None:
                 if progress:
@@ -77,39 +122,62 @@ def _finished(entry: Entry, digest: _Digest) -> Entry:
     )
 
 
-def tree_paths(root: Path) -> Iterator[TreePath]:
+def tree_paths(root: Path, progress: Progress | None = None) -> Iterator[TreePath]:
     """Return every path of a tree, its own directory (empty) first, in path order.
+
+    A directory on which something else is mounted counts as empty.
+
+    Args:
+        root: The tree.
+        progress: Who is told of what is mounted.
 
     Raises:
         UnfitTree: A directory cannot be read, or a path is too long.
     """
-    top = os.fsencode(root)
     yield TreePath(b"")
-    doors = [_listing(top, b"")]
+    lister = _Lister(os.fsencode(root), progress)
+    doors = [lister.listing(b"")]
     while doors:
         path = next(doors[-1], None)
         if path is None:
             doors.pop()
         elif path.endswith(b"/"):
-            doors.append(_listing(top, path))
+            doors.append(lister.listing(path))
         else:
             yield parse_path(path)
 
 
-def _listing(top: bytes, inside: bytes) -> Iterator[bytes]:
-    """Return what is in a directory, and each directory in it again with a ``/``."""
-    found: list[bytes] = []
-    try:
-        with os.scandir(os.path.join(top, inside)) as items:
-            for item in items:
-                path = inside + item.name
-                found.append(path)
-                if item.is_dir(follow_symlinks=False):
-                    found.append(path + b"/")
-    except OSError as error:
-        raise unfit(inside, error) from error
-    found.sort()
-    return iter(found)
+class _Lister:
+    """Lists the directories of a tree's own file system."""
+
+    def __init__(self, top: bytes, progress: Progress | None) -> None:
+        self._top, self._progress = top, progress
+        self._device: int | None = None
+
+    def listing(self, inside: bytes) -> Iterator[bytes]:
+        """Return what is in a directory, and each directory again with a ``/``."""
+        found: list[bytes] = []
+        try:
+            if not self._is_ours(inside):
+                return iter(found)
+            with os.scandir(os.path.join(self._top, inside)) as items:
+                for item in items:
+                    path = inside + item.name
+                    found.append(path)
+                    if item.is_dir(follow_symlinks=False):
+                        found.append(path + b"/")
+        except OSError as error:
+            raise unfit(inside, error) from error
+        return iter(sorted(path for path in found if path.rstrip(b"/") != LEFT_OUT))
+
+    def _is_ours(self, inside: bytes) -> bool:
+        device = os.stat(os.path.join(self._top, inside)).st_dev
+        self._device = device if self._device is None else self._device
+        is_ours = device == self._device
+        if not is_ours and self._progress:
+            name = encode_name(inside.rstrip(b"/"))
+            self._progress.step(f"leaving out what is mounted on {name}")
+        return is_ours
 
 
 def unfit(path: bytes, error: OSError) -> UnfitTree:
@@ -186,8 +254,14 @@ def read_xattrs(full: bytes) -> Iterator[tuple[bytes, bytes]]:
         if error.errno == errno.ENOTSUP:
             return
         raise
-    for name in sorted(os.fsencode(name) for name in names if name.startswith(_KEPT)):
-        yield name, os.getxattr(full, name, follow_symlinks=False)
+    for name in sorted(map(os.fsencode, names)):
+        if belongs(name):
+            yield name, os.getxattr(full, name, follow_symlinks=False)
+
+
+def belongs(attribute: bytes) -> bool:
+    """Tell whether an extended attribute belongs to a build, by its name."""
+    return attribute.startswith(_KEPT)
 
 
 def open_content(full: bytes) -> FileIO:

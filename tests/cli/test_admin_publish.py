@@ -1,4 +1,5 @@
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,9 @@ def site(tmp_path: Path) -> Site:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     files: dict[str | bytes, Node | str | bytes | None] = {
-        "bin/sh": File(NOISE, mode=0o755),
+        "sbin/init": File(NOISE, mode=0o755),
         "etc/motd": "hello",
-        "sh": Link("bin"),
+        "bin": Link("sbin"),
     }
     build_tree(tmp_path / "tree", files)
     return tmp_path / "tree"
@@ -47,7 +48,7 @@ def test_a_tree_is_published_and_signed(shell: Shell, site: Site, tree: Path) ->
     )
     build = site.need_build(parse_build_id("762"))
     assert build.has_root
-    assert os.readlink(build.path / "root/sh") == "bin"
+    assert os.readlink(build.path / "root/bin") == "sbin"
     raw = (build.path / "order").read_bytes()
     order = open_order(raw, ring=ring(), serial=SERIAL, now=0).order
     assert (order.build, order.contents, order.size) == (
@@ -107,6 +108,10 @@ def test_what_cannot_be_published_is_named(
     told = shell.bad(errors.SiteExists, "publish", site.path, tree, "--build", "760")
     assert "builds/760" in told
     assert site.build_names() == ["760"]
+    (tree / "sbin/init").unlink()
+    ran = shell.run("publish", site.path, tree, "--build", "761")
+    assert ran.code == errors.UnfitTree.exit_code
+    assert "no laptop could boot it" in ran.err
     for name in ("", ".x", "a/b"):
         assert shell.run("publish", site.path, tree, "--build", name).code == 2
     ran = shell.run("publish", site.path, tree / "absent", "--build", "763")
@@ -136,12 +141,64 @@ def test_check_proves_packs_when_it_is_asked_to(
     shell.good("assign", site.path, "--build", "762")
     pack = site.builds / "762/pack"
     octets = bytearray(pack.read_bytes())
-    octets[-9] ^= 1
+    octets[9] ^= 1
     pack.write_bytes(octets)
     assert "in order" in shell.good("check", site.path)
     ran = shell.run("check", site.path, "--packs")
     assert ran.code == errors.SiteError.exit_code
     assert "error: build 762: " in ran.out
+
+
+# --- archives ------------------------------------------------------------------
+
+
+def make_bundle(tree: Path, directory: Path, packer: str) -> Path:
+    """Make what a school server of the original system is given."""
+    directory.mkdir()
+    archive = directory / f"os860_jffs2-tree.tar.{packer}"
+    subprocess.run(["tar", "-caf", archive, "-C", tree, "."], check=True)
+    summed = subprocess.run(
+        ["md5sum", archive.name], cwd=directory, check=True, capture_output=True
+    )
+    Path(f"{archive}.md5").write_bytes(summed.stdout)
+    (directory / "os860_jffs2.contents").write_text("the old manifest")
+    (directory / "os860_jffs2.name").write_text("860\n")
+    return archive
+
+
+@pytest.mark.parametrize("packer", ["bz2", "lzma", "xz"])
+def test_a_bundle_drops_in(
+    shell: Shell, site: Site, tree: Path, tmp_path: Path, packer: str
+) -> None:
+    archive = make_bundle(tree, tmp_path / "bundle", packer)
+    assert "Published build 860" in shell.good("publish", site.path, archive)
+    assert "error" not in shell.good("check", site.path, "--packs")
+
+
+def test_what_is_wrong_with_a_bundle_is_named(
+    shell: Shell, site: Site, tree: Path, tmp_path: Path
+) -> None:
+    archive = make_bundle(tree, tmp_path / "bundle", "xz")
+    octets = bytearray(archive.read_bytes())
+    octets[-1] ^= 1
+    archive.write_bytes(octets)
+    told = shell.bad(errors.UnfitTree, "publish", site.path, archive)
+    assert "its MD5 is" in told
+    for name, text in (("os860_jffs2.name", "../x"), (f"{archive.name}.md5", "none")):
+        (archive.parent / name).write_text(text)
+        assert name in shell.bad(errors.UnfitTree, "publish", site.path, archive)
+        (archive.parent / "os860_jffs2.name").write_text("860")
+    (archive.parent / "os860_jffs2.name").write_bytes(b"8" * 5000)
+    told = shell.bad(errors.UnfitTree, "publish", site.path, archive)
+    assert "longer than 4096 bytes" in told
+    lonely = archive.rename(tmp_path / "os860_jffs2-tree.tar.xz")
+    ran = shell.run("publish", site.path, lonely)
+    assert ran.code == 2
+    assert "--build NAME" in ran.err
+    ran = shell.run("publish", site.path, lonely, "--build", "860")
+    assert ran.code == errors.UnfitTree.exit_code
+    assert "is damaged" in ran.err
+    assert site.build_names() == []
 
 
 # --- sticks ---------------------------------------------------------------------

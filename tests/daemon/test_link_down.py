@@ -38,7 +38,7 @@ def school(tmp_path: Path) -> School:
     school.found(laptop.SOMEBODY)
     for build, content in (("760", b"hello\n"), ("762", os.urandom(SIZE))):
         tree = make_tree(tmp_path / build, content)
-        school.admin("publish", tree, "--build", build)
+        school.admin("publish", tree, "--build", build, "--any-tree")
     school.admin("assign", "--build", "762")
     return school
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from olpc_update_query.errors import (
     NoSpace,
     UnfitTree,
 )
-from olpc_update_query.server import publish
+from olpc_update_query.server import publish, walk
 from olpc_update_query.server.plaintree import make_plain_tree
 from tests.server.published import (
     FIRST,
@@ -80,14 +79,14 @@ def test_a_link_that_fails_otherwise_fails(
         publish.publish(builds, tree, FIRST, with_root=True)
 
 
-@pytest.mark.parametrize("call", ["lstat", "copyfile"])
 def test_what_cannot_be_copied_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: bytes, *_: object, **__: object) -> None:
+    def refuse(path: bytes) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
     tree = build_tree(tmp_path / "tree", {"secret": "x"})
-    monkeypatch.setattr(os if call == "lstat" else shutil, call, refuse)
-    with pytest.raises(UnfitTree, match="Permission denied"):
-        make_plain_tree(tree, tmp_path / "copy", mtime_ns=0)
+    found = list(walk.walk_tree(tree))
+    monkeypatch.setattr(walk, "open_content", refuse)
+    with pytest.raises(UnfitTree, match="secret: Permission denied"):
+        make_plain_tree(walk.Directory(tree), found, tmp_path / "copy", link=False)

@@ -203,7 +203,7 @@ def test_a_file_that_goes_is_named(
     build_tree(tmp_path, {"a": "x"})
     really_list = walk.tree_paths
 
-    def list_and_remove(root: Path) -> Iterator[TreePath]:
+    def list_and_remove(root: Path, progress: object) -> Iterator[TreePath]:
         paths = list(really_list(root))
         (root / "a").unlink()
         return iter(paths)
