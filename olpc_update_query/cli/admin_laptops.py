@@ -29,6 +29,7 @@ from olpc_update_query.server.laptops import (
     parse_group,
     read_rows,
 )
+from olpc_update_query.server.leasepolicy import LeasePolicy
 from olpc_update_query.server.site import DAY, Site
 from olpc_update_query.system.host import SystemClock
 
@@ -199,14 +200,13 @@ def lease(
     if bool(serial) == (all_ or group is not None):
         raise click.UsageError("give a SERIAL, or --all, or --group")
     opened = open_site(site)
-    length = days or opened.settings().lease_days or 21
     if serial is None:
-        _lease_many(opened, length, group)
+        _lease_many(opened, days, group)
     else:
-        _lease_one(opened, serial, length)
+        _lease_one(opened, serial, days)
 
 
-def _lease_one(site: Site, serial: str, length: int) -> None:
+def _lease_one(site: Site, serial: str, days: int | None) -> None:
     from olpc_update_query.server.keys import load_site_key
     from olpc_update_query.server.leases import sign_lease
     from olpc_update_query.trust.keys import Role
@@ -216,6 +216,8 @@ def _lease_one(site: Site, serial: str, length: int) -> None:
         raise UnknownLaptop(f"laptop {laptop.serial}", "has no uuid in laptops.csv")
     if laptop.stolen:
         raise UnknownLaptop(f"laptop {laptop.serial}", "is marked stolen")
+    settings = site.settings()
+    length = days or settings.lease_policy_for(laptop).days or LeasePolicy().days
     with site.change(who(), f"lease for {laptop.serial}, {length} days"):
         made = sign_lease(
             laptop,
@@ -223,24 +225,28 @@ def _lease_one(site: Site, serial: str, length: int) -> None:
             key=load_site_key(site, Role.LEASE),
             now=SystemClock().now(),
             days=length,
+            timezone=settings.timezone,
         )
     click.echo(made.line, nl=False)
-    lasts = f"{(made.expiry - made.made) // DAY} days, until {format_time(made.expiry)}"
-    note(f"This lease lets {laptop.serial} start for {lasts}.")
+    lasts = f"{round((made.expiry - made.made) / DAY)} days"
+    until = format_time(made.expiry)
+    note(f"This lease lets {laptop.serial} start for {lasts}, until {until}.")
     note("Next: save it as /security/lease.sig of that laptop.")
 
 
-def _lease_many(site: Site, length: int, group: str | None) -> None:
+def _lease_many(site: Site, days: int | None, group: str | None) -> None:
     from olpc_update_query.server.signing import bulk_leases
     from olpc_update_query.server.stick import all_leases
 
-    with site.change(who(), f"leases of {length} days for {group or 'all'}"):
+    length = f"leases of {days} days" if days else "leases"
+    with site.change(who(), f"{length} for {group or 'all'}"):
         now = SystemClock().now()
-        lines = all_leases(site, days=length, now=now, group=group)
+        lines = all_leases(site, days=days, now=now, group=group)
     if not lines:
         raise UnknownLaptop("laptops.csv", "no laptop there may have a lease")
     click.echo(bulk_leases(lines).decode(), nl=False)
-    note(f"These leases let {len(lines)} laptops start for {length} days at most.")
+    lasts = f"{days} days" if days else "as long as site.toml says"
+    note(f"These leases let {len(lines)} laptops start, {lasts} at most.")
     note("Next: save them as lease.sig on a stick.")
 
 

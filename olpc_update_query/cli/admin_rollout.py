@@ -22,6 +22,7 @@ from olpc_update_query.model.orders import Reboot
 from olpc_update_query.model.wire import BuildId, parse_build_id
 from olpc_update_query.server import steer
 from olpc_update_query.server.laptops import normal_serial, parse_group, parse_stream
+from olpc_update_query.server.leasepolicy import MAX_DAYS
 from olpc_update_query.server.rollout import (
     DEFAULT,
     Assignment,
@@ -267,4 +268,55 @@ def resume(
     _pause(site, _scope(stream, group, serial), paused=False)
 
 
-COMMANDS = (assign, unassign, pin, pause, resume)
+@click.command()
+@SITE
+@click.option("--group", help="Only the laptops of this group in laptops.csv.")
+@click.option("--stream", help="Only those of this stream in laptops.csv.")
+@click.option(
+    "--days", type=click.IntRange(0, MAX_DAYS), help="How long leases last; 0: none."
+)
+@click.option(
+    "--shorten/--no-shorten",
+    default=None,
+    help="Whether a laptop whose lease ends later gets a shorter one.",
+)
+@click.option("--clear", is_flag=True, help="Let them have what all others have.")
+@click.option("--timezone", help="Where the school is, such as America/Lima.")
+def policy(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    site: Path,
+    group: str | None,
+    stream: str | None,
+    days: int | None,
+    shorten: bool | None,
+    clear: bool,
+    timezone: str | None,
+) -> None:
+    """Say how long leases last: for a group, a stream, or all others.
+
+    A lease ends at six in the morning of a school day, in the school's time zone. What
+    is not said stays as it was. Without options it tells how it is.
+    """
+    from olpc_update_query.cli.admin_tables import show_leases
+    from olpc_update_query.server.overview import lease_shares
+
+    opened = open_site(site)
+    scope = _scope(stream, group, None) or DEFAULT
+    says_something = days is not None or shorten is not None
+    if clear and (says_something or scope == DEFAULT):
+        raise click.UsageError("give --clear with --group or --stream alone")
+    if timezone is not None:
+        try:
+            steer.set_timezone(opened, actor(), timezone)
+        except Malformed as error:
+            raise click.BadParameter(error.reason, param_hint="--timezone") from error
+    if clear:
+        steer.clear_lease_policy(opened, actor(), scope)
+    elif says_something:
+        steer.set_lease_policy(opened, actor(), scope, days=days, shorten=shorten)
+    elif scope != DEFAULT:
+        raise click.UsageError("give --days, --shorten or --clear as well")
+    settings = opened.settings()
+    show_leases(settings.timezone, lease_shares(settings, opened.laptops()))
+
+
+COMMANDS = (assign, unassign, pin, pause, resume, policy)

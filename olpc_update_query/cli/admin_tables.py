@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from olpc_update_query.cli.admin_console import plain, say
 from olpc_update_query.model.canonical import Json
-from olpc_update_query.server.overview import Overview, Row, moment
+from olpc_update_query.server.overview import LeaseShare, Overview, Row, moment
 from olpc_update_query.server.records import Concern
 
 _SHOWN = 30
@@ -39,6 +39,8 @@ def show_overview(view: Overview) -> None:
     say()
     _show_shares(view)
     _show_running(view)
+    say()
+    show_leases(view.timezone, view.leases)
     for trouble in view.troubles:
         told = _TROUBLES[trouble.concern].format(trouble.number)
         _show_rows(told, trouble.rows)
@@ -58,6 +60,14 @@ def _show_shares(view: Overview) -> None:
         say(plain(f"{share.whom}: {share.text}{when}"))
         whole, running, failed, told = share.progress
         say(f"  {running} of {whole} run it, {told} are told to, {failed} failed")
+
+
+def show_leases(timezone: str, leases: Iterable[LeaseShare]) -> None:
+    """Print how long leases last."""
+    say(plain(f"Leases end at six in the morning of a school day, {timezone}."))
+    for share in leases:
+        laptops = "1 laptop" if share.laptops == 1 else f"{share.laptops} laptops"
+        say(plain(f"{share.whom}: {share.policy.text} ({laptops})"))
 
 
 def _show_running(view: Overview) -> None:

@@ -155,7 +155,9 @@ class Answerer:
     def _lease_for(
         self, laptop: Laptop | None, query: Query, settings: Settings, now: int
     ) -> str | None:
-        if laptop is None or laptop.uuid is None or not settings.lease_days:
+        if laptop is None or laptop.uuid is None:
+            return None
+        if not settings.lease_policy_for(laptop).days:
             return None
         try:
             signer = self._lease.get(now)

@@ -18,7 +18,7 @@ from olpc_update_query.server.keys import (
     site_ring,
 )
 from olpc_update_query.server.leases import EARLIEST
-from olpc_update_query.server.rollout import Kind, Rollout
+from olpc_update_query.server.rollout import Kind, Rollout, Scope
 from olpc_update_query.server.site import Site
 from olpc_update_query.trust.keys import Role
 
@@ -69,6 +69,7 @@ def check_site(site: Site, now: int, *, thoroughly: bool = False) -> list[Findin
         found += _prove_build(site, name) if thoroughly else ()
     if sound:
         found += _check_laptops(site)
+        found += _check_rules(site)
         found += _check_rollout(site, site.rollout())
     return found
 
@@ -173,10 +174,24 @@ def _check_laptops(site: Site) -> Iterator[Finding]:
     laptops = site.laptops()
     if not laptops:
         yield Finding(Weight.WARNING, "laptops.csv", "no laptop is listed")
-    without = [laptop.serial for laptop in laptops.values() if laptop.uuid is None]
-    if without and site.settings().lease_days:
+    settings = site.settings()
+    without = [
+        laptop.serial
+        for laptop in laptops.values()
+        if laptop.uuid is None and settings.lease_policy_for(laptop).days
+    ]
+    if without:
         text = f"{len(without)} laptops have no uuid and get no lease"
         yield Finding(Weight.WARNING, "laptops.csv", f"{text}, such as {without[0]}")
+
+
+def _check_rules(site: Site) -> Iterator[Finding]:
+    laptops = site.laptops().values()
+    used = {Scope(Kind.GROUP, laptop.group or "") for laptop in laptops}
+    used |= {Scope(Kind.STREAM, laptop.stream or "") for laptop in laptops}
+    for scope in sorted(site.settings().lease_rules.keys() - used):
+        text = f"it says how long leases last for {scope}, in which no laptop is"
+        yield Finding(Weight.WARNING, "site.toml", text)
 
 
 def _check_rollout(site: Site, rollout: Rollout) -> Iterator[Finding]:

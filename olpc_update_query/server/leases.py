@@ -13,9 +13,10 @@ from olpc_update_query.model.wire import format_time
 from olpc_update_query.server import signing
 from olpc_update_query.server.delegations import SiteKey
 from olpc_update_query.server.laptops import Laptop
+from olpc_update_query.server.leasepolicy import lease_end
 from olpc_update_query.server.records import Event, StoredLease
 from olpc_update_query.server.reports import Reports
-from olpc_update_query.server.site import DAY, Settings
+from olpc_update_query.server.site import Settings
 from olpc_update_query.trust.lease import parse_line
 
 EARLIEST: Final = 1_767_225_600
@@ -25,7 +26,7 @@ _HELD: Final = 20_000
 
 
 def sign_lease(
-    laptop: Laptop, uuid: str, *, key: SiteKey, now: int, days: int
+    laptop: Laptop, uuid: str, *, key: SiteKey, now: int, days: int, timezone: str
 ) -> StoredLease:
     """Sign a lease.
 
@@ -35,6 +36,7 @@ def sign_lease(
         key: The site's lease key.
         now: The present.
         days: How long it lasts; no longer than what was delegated to the key.
+        timezone: Where it ends in the morning, see ``leasepolicy``.
 
     Raises:
         UntrustedDelegation: The site signs by delegation, and has none for the laptop.
@@ -42,14 +44,10 @@ def sign_lease(
     if not key.can_sign_for(laptop.serial, now):
         reason = "there is none, or it has ended"
         raise UntrustedDelegation(f"delegation for {laptop.serial}", reason)
-    expiry = _end(laptop.serial, key, now, days)
+    expiry = int(min(lease_end(now, days, timezone), key.end_for(laptop.serial, now)))
     sign = key.sign_for(laptop.serial, now, expiry)
     line = signing.make_lease(laptop.serial, uuid, expiry, sign)
     return StoredLease(laptop.serial, uuid, key.signer.key_id, now, expiry, line)
-
-
-def _end(serial: str, key: SiteKey, now: int, days: int) -> int:
-    return int(min(now + days * DAY, key.end_for(serial, now)))
 
 
 def reported_expiry(query: Query) -> int | None:
@@ -90,7 +88,8 @@ class Leases:
             The lease; None when it has a good one, or this site gives it none.
         """
         lease = self.current(laptop, settings, key, now)
-        return lease if lease and _wanted(lease, query, settings) else None
+        shorten = settings.lease_policy_for(laptop).shorten
+        return lease if lease and _wanted(lease, query, shorten=shorten) else None
 
     def current(
         self, laptop: Laptop, settings: Settings, key: SiteKey, now: int
@@ -106,14 +105,20 @@ class Leases:
         Returns:
             The lease; None when this site gives it none.
         """
-        if laptop.uuid is None or not settings.lease_days or now < EARLIEST:
+        days = settings.lease_policy_for(laptop).days
+        if laptop.uuid is None or not days or now < EARLIEST:
             return None
         if not key.can_sign_for(laptop.serial, now):
             return None
         lease = self._find(laptop.serial)
-        if lease is None or not _usable(lease, laptop.uuid, key, settings, now):
+        zone = settings.timezone
+        if (
+            lease is None
+            or not _usable(lease, laptop.uuid, key, now)
+            or lease.expiry != _end(lease, key, days, zone)
+        ):
             lease = sign_lease(
-                laptop, laptop.uuid, key=key, now=now, days=settings.lease_days
+                laptop, laptop.uuid, key=key, now=now, days=days, timezone=zone
             )
             self._hold(lease)
             until = format_time(lease.expiry)
@@ -138,17 +143,20 @@ class Leases:
             self._held.popitem(last=False)
 
 
-def _usable(
-    lease: StoredLease, uuid: str, key: SiteKey, settings: Settings, now: int
-) -> bool:
+def _usable(lease: StoredLease, uuid: str, key: SiteKey, now: int) -> bool:
     """Tell whether a lease may still be handed out, or a new one is to be signed."""
     half = lease.made + (lease.expiry - lease.made) // 2
-    whole = lease.expiry == _end(lease.serial, key, lease.made, settings.lease_days)
     same = lease.uuid == uuid and lease.key_id == key.signer.key_id
-    return same and whole and lease.made <= now < half
+    return same and lease.made <= now < half
 
 
-def _wanted(lease: StoredLease, query: Query, settings: Settings) -> bool:
+def _end(lease: StoredLease, key: SiteKey, days: int, timezone: str) -> int:
+    """Return when a lease that was signed then would end by what is said now."""
+    end = lease_end(lease.made, days, timezone)
+    return int(min(end, key.end_for(lease.serial, lease.made)))
+
+
+def _wanted(lease: StoredLease, query: Query, *, shorten: bool) -> bool:
     """Tell whether the laptop should have this lease instead of what it says it has."""
     if query.lease is not None and query.lease.strip() == lease.line.strip():
         return False
@@ -157,4 +165,4 @@ def _wanted(lease: StoredLease, query: Query, settings: Settings) -> bool:
         return True
     if query.lease is not None and lease.key_id not in query.lease:
         return True
-    return settings.shorten and expiry > lease.expiry
+    return shorten and expiry > lease.expiry

@@ -5,10 +5,13 @@ import os
 from pathlib import Path
 from typing import Final
 
-from olpc_update_query.errors import SiteExists
+from olpc_update_query.errors import Malformed, SiteExists
 from olpc_update_query.server.laptops import write_laptops
+from olpc_update_query.server.leasepolicy import parse_timezone
 from olpc_update_query.server.rollout_text import EMPTY
 from olpc_update_query.system.files import disk_errors, replace_file
+
+_LOCALTIME: Final = "/etc/localtime"
 
 SITE: Final = """\
 # The settings of this site. docs/server.md explains every key; the server reads the
@@ -38,6 +41,10 @@ unknown = "answer"
 # Another database for the reports than reports.db, when several servers share them.
 # reports_url = "postgresql+psycopg://olpc@db.example/olpc"
 
+# Where the school is, a name such as "America/Lima": leases end there at six in the
+# morning of a school day.
+timezone = {timezone}
+
 # Who may see the status page: "private" (addresses of local networks), "everyone",
 # "nobody".
 status_page = "private"
@@ -52,6 +59,10 @@ days = 21
 
 # Whether a laptop whose lease ends later than that is given a shorter one.
 shorten = false
+
+# A group of laptops.csv, or a stream, may have its own: `olpc-update-admin policy`.
+# [lease.group."5B"]
+# days = 60
 """
 
 IGNORED: Final = """\
@@ -85,7 +96,19 @@ def create_site(path: Path, name: str) -> None:
         _create(path / "laptops.csv", write_laptops({}).decode())
         _create(path / "rollout.toml", EMPTY)
         quoted = json.dumps(name, ensure_ascii=False)
-        replace_file(path / "site.toml", SITE.format(name=quoted).encode())
+        zone = json.dumps(_local_timezone())
+        text = SITE.format(name=quoted, timezone=zone)
+        replace_file(path / "site.toml", text.encode())
+
+
+def _local_timezone() -> str:
+    """Return where this machine is, as far as it knows."""
+    try:
+        place = os.readlink(_LOCALTIME).partition("zoneinfo/")[2]
+        zone = parse_timezone(place.removeprefix("posix/"))
+    except (OSError, Malformed):
+        return "UTC"
+    return "UTC" if zone == "Etc/UTC" else zone
 
 
 def _create(path: Path, text: str) -> None:

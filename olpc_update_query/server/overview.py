@@ -3,6 +3,7 @@
 One value for the status page, ``/status.json`` and ``olpc-update-admin status``.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -10,10 +11,11 @@ from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import NEVER_EXPIRES
 from olpc_update_query.model.wire import format_time
 from olpc_update_query.server.laptops import Laptop
+from olpc_update_query.server.leasepolicy import LeasePolicy, choose
 from olpc_update_query.server.records import Concern, Position, State, is_failure
 from olpc_update_query.server.reports import Reports
-from olpc_update_query.server.rollout import Assignment, Rollout, Scope
-from olpc_update_query.server.site import DAY, Site
+from olpc_update_query.server.rollout import DEFAULT, Assignment, Rollout, Scope
+from olpc_update_query.server.site import DAY, Settings, Site
 
 LATEST: Final = 200
 """How many laptops are listed."""
@@ -87,6 +89,20 @@ class Share(NamedTuple):
         return " ".join(words)
 
 
+class LeaseShare(NamedTuple):
+    """How long leases last for some laptops.
+
+    Attributes:
+        whom: For whom.
+        policy: What they get.
+        laptops: How many that is.
+    """
+
+    whom: Scope
+    policy: LeasePolicy
+    laptops: int
+
+
 class Row(NamedTuple):
     """A laptop that asked.
 
@@ -132,6 +148,8 @@ class Overview(NamedTuple):
         latest: The laptops that asked last.
         unlisted: Laptops that asked and are not in laptops.csv.
         problems: What is wrong.
+        timezone: Where leases end in the morning.
+        leases: How long they last, and for whom.
     """
 
     site: str
@@ -149,6 +167,8 @@ class Overview(NamedTuple):
     latest: list[Row]
     unlisted: list[Row]
     problems: list[str]
+    timezone: str
+    leases: list[LeaseShare]
 
     def to_json(self) -> dict[str, Json]:
         """Return what ``/status.json`` says."""
@@ -176,6 +196,10 @@ class Overview(NamedTuple):
             "latest": [_row_json(row) for row in self.latest],
             "unlisted": [_row_json(row) for row in self.unlisted],
             "problems": list(self.problems),
+            "leases": {
+                "timezone": self.timezone,
+                "rules": [_lease_json(one) for one in self.leases],
+            },
         }
 
 
@@ -220,7 +244,19 @@ def look(site: Site, reports: Reports, now: int) -> Overview:
         latest=rows(reports.latest(LATEST), laptops),
         unlisted=rows(reports.unlisted(LATEST), laptops),
         problems=site.problems(),
+        timezone=settings.timezone,
+        leases=lease_shares(settings, laptops),
     )
+
+
+def lease_shares(settings: Settings, laptops: Mapping[str, Laptop]) -> list[LeaseShare]:
+    """Return how long leases last, and for how many laptops."""
+    rules, default = settings.lease_rules, settings.lease_policy
+    counts = Counter(choose(one, default, rules)[0] for one in laptops.values())
+    policies = {**dict(sorted(rules.items())), DEFAULT: default}
+    return [
+        LeaseShare(scope, policy, counts[scope]) for scope, policy in policies.items()
+    ]
 
 
 def _progress(
@@ -264,6 +300,8 @@ def look_at(site: Site, reports: Reports, laptop: Laptop, now: int) -> dict[str,
     state, lease = reports.state(laptop.serial), reports.lease(laptop.serial)
     stream = laptop.stream or (state.stream if state else None)
     choice = site.rollout().choose(laptop.serial, laptop.group, stream, now)
+    settings = site.settings()
+    whose, policy = choose(laptop, settings.lease_policy, settings.lease_rules)
     facts: dict[str, Json] = {
         "serial": laptop.serial,
         "name": laptop.name,
@@ -273,6 +311,8 @@ def look_at(site: Site, reports: Reports, laptop: Laptop, now: int) -> dict[str,
         "stolen": laptop.stolen,
         "to_run": choice.build,
         "because": choice.reason,
+        "leases": policy.text,
+        "leases_because": f"that is said for {whose}",
         "lease_signed_until": None if lease is None else format_time(lease.expiry),
     }
     if state is not None:
@@ -331,6 +371,16 @@ def _share_json(share: Share) -> Json:
         "failed": share.progress.failed,
         "changed": _time(assignment.changed),
         "by": assignment.by,
+    }
+
+
+def _lease_json(share: LeaseShare) -> Json:
+    return {
+        "for": str(share.whom.kind),
+        "name": share.whom.name or None,
+        "days": share.policy.days,
+        "shorten": share.policy.shorten,
+        "laptops": share.laptops,
     }
 
 

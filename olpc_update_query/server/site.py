@@ -19,7 +19,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -35,6 +35,14 @@ from olpc_update_query.model.wire import (
 )
 from olpc_update_query.ports import Clock
 from olpc_update_query.server.laptops import Laptop, parse_laptops, write_laptops
+from olpc_update_query.server.leasepolicy import (
+    LeasePolicy,
+    Rules,
+    choose,
+    parse_timezone,
+    read_policy,
+    read_rules,
+)
 from olpc_update_query.server.rollout import Rollout, parse_rollout
 from olpc_update_query.server.rollout_text import EMPTY
 from olpc_update_query.server.rotations import FILE, Made, parse_statements
@@ -87,8 +95,10 @@ class Settings:
         interval: Seconds between a laptop's queries.
         unknown: What a laptop that is not listed is told.
         message: Shown on every laptop's status.
+        timezone: Where the school is, by the IANA database: leases end in the morning.
         lease_days: How long a lease lasts; 0: this site gives none.
         shorten: Whether a laptop whose lease ends later than that gets a shorter one.
+        lease_rules: The same for groups and streams that have their own.
         status_page: Who may see the status page.
         hashcash_bits: How much work a query needs to be answered; 0: none.
         behind_proxies: How many reverse proxies stand before the server.
@@ -102,12 +112,23 @@ class Settings:
     interval: int = DAY
     unknown: Unknown = Unknown.ANSWER
     message: str | None = None
+    timezone: str = "UTC"
     lease_days: int = 21
     shorten: bool = False
+    lease_rules: Rules = field(default_factory=dict)
     status_page: Audience = Audience.PRIVATE
     hashcash_bits: int = 0
     behind_proxies: int = 0
     reports_url: str | None = None
+
+    @property
+    def lease_policy(self) -> LeasePolicy:
+        """The policy of laptops whose group and stream have none."""
+        return LeasePolicy(self.lease_days, self.shorten)
+
+    def lease_policy_for(self, laptop: Laptop) -> LeasePolicy:
+        """Return what leases a laptop gets."""
+        return choose(laptop, self.lease_policy, self.lease_rules)[1]
 
 
 def parse_settings(data: bytes) -> Settings:
@@ -121,8 +142,8 @@ def parse_settings(data: bytes) -> Settings:
     if name is None:
         raise top.fault("name", "is missing")
     plain = Settings(name)
-    lease = top.table("lease")
-    days = None if lease is None else lease.integer("days", 0, 3650)
+    lease = top.table("lease") or read_table(b"", "site.toml")
+    policy = read_policy(lease, plain.lease_policy)
     found = Settings(
         name=name,
         public_url=top.parsed("public_url", _parse_web),
@@ -131,16 +152,17 @@ def parse_settings(data: bytes) -> Settings:
         interval=top.integer("interval", MIN_INTERVAL, MAX_INTERVAL) or plain.interval,
         unknown=top.choice("unknown", Unknown, plain.unknown),
         message=top.text("message", limit=500),
-        lease_days=plain.lease_days if days is None else days,
-        shorten=plain.shorten if lease is None else lease.flag("shorten"),
+        timezone=top.parsed("timezone", parse_timezone) or plain.timezone,
+        lease_days=policy.days,
+        shorten=policy.shorten,
+        lease_rules=read_rules(lease, policy),
         status_page=top.choice("status_page", Audience, plain.status_page),
         hashcash_bits=top.integer("hashcash_bits", 0, MAX_BITS) or 0,
         behind_proxies=top.integer("behind_proxies", 0, 9) or 0,
         reports_url=top.text("reports_url", limit=1000),
     )
-    for table in (top, lease):
-        if table is not None:
-            table.end()
+    top.end()
+    lease.end()
     return found
 
 
@@ -372,6 +394,14 @@ class Site:
             return (self.path / "rollout.toml").read_text(encoding="utf-8")
         except FileNotFoundError:
             return EMPTY
+
+    def settings_text(self) -> str:
+        """Return the text of site.toml, for editing inside ``change``."""
+        return (self.path / "site.toml").read_text(encoding="utf-8")
+
+    def save_settings(self, text: str) -> None:
+        """Replace site.toml; only inside ``change``."""
+        replace_file(self.path / "site.toml", text.encode())
 
     def save_rollout(self, text: str) -> None:
         """Replace rollout.toml; only inside ``change``."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from olpc_update_query.errors import NoAssignment, UnknownLaptop
 from olpc_update_query.model.wire import BuildId
 from olpc_update_query.server.laptops import Laptop, import_rows
+from olpc_update_query.server.leasepolicy import LeasePolicy, parse_timezone
 from olpc_update_query.server.rollout import (
     DEFAULT,
     Assignment,
@@ -20,6 +21,7 @@ from olpc_update_query.server.rollout import (
 )
 from olpc_update_query.server.rollout_text import with_assignment, with_pause
 from olpc_update_query.server.site import Site
+from olpc_update_query.server.site_text import with_lease_policy, with_timezone
 
 
 class Actor(NamedTuple):
@@ -130,6 +132,61 @@ def mark_stolen(site: Site, actor: Actor, serial: str, *, stolen: bool) -> Lapto
         marked = known[serial]._replace(stolen=stolen)
         site.save_laptops({**known, serial: marked})
     return marked
+
+
+def set_lease_policy(
+    site: Site,
+    actor: Actor,
+    scope: Scope,
+    *,
+    days: int | None = None,
+    shorten: bool | None = None,
+) -> None:
+    """Say how long leases last for a group, a stream or everybody else.
+
+    Args:
+        site: The site.
+        actor: Who says so.
+        scope: For whom.
+        days: How many days, 0 for no leases; None: as before.
+        shorten: Whether longer leases are shortened; None: as before.
+
+    Raises:
+        DamagedSite: site.toml cannot be edited by a program.
+    """
+    said = {"days": days, "shorten": shorten}
+    words = [f"{name} {value}" for name, value in said.items() if value is not None]
+    with site.change(actor.name, f"leases for {scope}: {', '.join(words)}"):
+        settings = site.settings()
+        old = settings.lease_rules.get(scope, settings.lease_policy)
+        new = LeasePolicy(
+            old.days if days is None else days,
+            old.shorten if shorten is None else shorten,
+        )
+        site.save_settings(with_lease_policy(site.settings_text(), scope, new))
+
+
+def clear_lease_policy(site: Site, actor: Actor, scope: Scope) -> None:
+    """Give a group or a stream the leases that everybody else gets.
+
+    Raises:
+        NoAssignment: They have them.
+        DamagedSite: site.toml cannot be edited by a program.
+    """
+    with site.change(actor.name, f"leases for {scope}: as for every other laptop"):
+        site.save_settings(with_lease_policy(site.settings_text(), scope, None))
+
+
+def set_timezone(site: Site, actor: Actor, timezone: str) -> None:
+    """Say where the school is.
+
+    Raises:
+        Malformed: This machine does not know the time zone.
+        DamagedSite: site.toml cannot be edited by a program.
+    """
+    parse_timezone(timezone)
+    with site.change(actor.name, f"the time zone is {timezone}"):
+        site.save_settings(with_timezone(site.settings_text(), timezone))
 
 
 def approve(

@@ -6,6 +6,7 @@ What is on the stick is signed, so nobody has to trust the stick.
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from olpc_update_query.errors import SiteError
@@ -88,13 +89,13 @@ def _copy(build: PublishedBuild, place: Path) -> None:
     fsync_directory(place)
 
 
-def write_leases(site: Site, stick: Path, *, days: int, now: int) -> int:
+def write_leases(site: Site, stick: Path, *, days: int | None, now: int) -> int:
     """Write ``lease.sig`` with a lease for every laptop that may have one.
 
     Args:
         site: The site.
         stick: Where the stick is mounted.
-        days: How long the leases last.
+        days: How long the leases last; None: as site.toml says.
         now: The present.
 
     Returns:
@@ -111,13 +112,13 @@ def write_leases(site: Site, stick: Path, *, days: int, now: int) -> int:
 
 
 def all_leases(
-    site: Site, *, days: int, now: int, group: str | None = None
+    site: Site, *, days: int | None, now: int, group: str | None = None
 ) -> dict[str, str]:
     """Sign a lease for every laptop that may have one.
 
     Args:
         site: The site.
-        days: How long the leases last.
+        days: How long the leases last; None: as site.toml says.
         now: The present.
         group: Only for those of a group.
 
@@ -127,13 +128,15 @@ def all_leases(
     Raises:
         MissingKey, UnsafeKey, DamagedSite: Nothing can be signed.
     """
-    key = load_site_key(site, Role.LEASE)
+    key, settings = load_site_key(site, Role.LEASE), site.settings()
+    sign = partial(sign_lease, key=key, now=now, timezone=settings.timezone)
     return {
-        laptop.serial: sign_lease(laptop, laptop.uuid, key=key, now=now, days=days).line
+        laptop.serial: sign(laptop, laptop.uuid, days=length).line
         for laptop in site.laptops().values()
         if laptop.uuid is not None and not laptop.stolen
         if group is None or laptop.group == group
         if key.can_sign_for(laptop.serial, now)
+        if (length := days or settings.lease_policy_for(laptop).days)
     }
 
 

@@ -21,6 +21,7 @@ SPANISH: Final[Mapping[str, str]] = {
     "Assign a build": "Asignar una versión",
     "For": "Para",
     "Found again": "Recuperado",
+    "How long leases last": "Cuánto duran las concesiones",
     "Laptop": "Equipo",
     "Laptops": "Equipos",
     "Lease ends within a week": "La concesión vence en una semana",
@@ -42,6 +43,12 @@ SPANISH: Final[Mapping[str, str]] = {
     "Too many wrong passwords; try again in a few minutes.": (
         "Demasiadas contraseñas incorrectas; pruebe de nuevo en unos minutos."
     ),
+    "They end at six in the morning of a school day, %(zone)s.": (
+        "Vencen a las seis de la mañana de un día de clases, %(zone)s."
+    ),
+    "%(number)s days": "%(number)s días",
+    "longer ones are shortened": "las más largas se acortan",
+    "no leases": "sin concesiones",
     "Told for days to update, and has not": (
         "Con orden de actualizar desde hace días, sin hacerlo"
     ),

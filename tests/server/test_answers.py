@@ -12,6 +12,7 @@ from olpc_update_query.model.wire import format_time, parse_build_id
 from olpc_update_query.server import signing
 from olpc_update_query.server.answers import Answerer
 from olpc_update_query.server.laptops import Laptop
+from olpc_update_query.server.leasepolicy import lease_end
 from olpc_update_query.server.leases import EARLIEST
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import (
@@ -262,9 +263,9 @@ def test_a_stolen_laptop_is_told_so_and_nothing_else(school: School) -> None:
 
 def test_a_lease_is_good_for_its_laptop(school: School) -> None:
     line = school.lease()
-    assert school.until(line) == NOW + 21 * DAY
+    assert school.until(line) == lease_end(NOW, 21, "UTC")
     fields = line.split(" ", 4)
-    assert fields[:4] == ["act01:", SERIAL, "K", format_time(NOW + 21 * DAY)]
+    assert fields[:4] == ["act01:", SERIAL, "K", format_time(lease_end(NOW, 21, "UTC"))]
     text = f"{SERIAL}:{UUID}:K:{fields[3]}".encode()
     trusted = [signer("lease").public]
     assert line_holds(fields[4], text, trusted=trusted, serial=SERIAL, now="0")
@@ -278,12 +279,12 @@ def test_a_lease_is_handed_out_until_half_of_it_is_over(school: School) -> None:
     assert school.lease() == line
     school.clock.time += DAY
     later = school.lease(replace(QUERY, lease=line))
-    assert school.until(later) == NOW + 32 * DAY
+    assert school.until(later) == lease_end(NOW, 32, "UTC")
     school.reports.flush()
     events = school.reports.events(SERIAL)
     assert [event.detail for event in events if event.kind == "lease"] == [
-        format_time(NOW + 32 * DAY),
-        format_time(NOW + 21 * DAY),
+        format_time(lease_end(NOW, 32, "UTC")),
+        format_time(lease_end(NOW, 21, "UTC")),
     ]
 
 
@@ -317,7 +318,7 @@ def test_a_laptop_that_lacks_the_lease_is_given_it(
 def test_a_lease_of_another_key_is_replaced(school: School) -> None:
     foreign = signing.make_lease(SERIAL, UUID, NOW + 90 * DAY, signer("stranger").sig01)
     line = school.lease(replace(QUERY, lease=foreign))
-    assert school.until(line) == NOW + 21 * DAY
+    assert school.until(line) == lease_end(NOW, 21, "UTC")
 
 
 def test_a_long_lease_is_shortened_where_the_site_says_so(school: School) -> None:
@@ -325,7 +326,7 @@ def test_a_long_lease_is_shortened_where_the_site_says_so(school: School) -> Non
     said = replace(QUERY, lease=ours)
     assert school.ask(said).lease is None
     settle(school.site, "[lease]\nshorten = true")
-    assert school.until(school.lease(said)) == NOW + 21 * DAY
+    assert school.until(school.lease(said)) == lease_end(NOW, 21, "UTC")
     for_ever = replace(QUERY, lease_expiry=NEVER_EXPIRES)
     assert school.ask(for_ever).lease is not None
 
@@ -334,7 +335,7 @@ def test_a_new_length_or_uuid_or_key_makes_a_new_lease(school: School) -> None:
     first = school.lease()
     settle(school.site, "[lease]\ndays = 60")
     second = school.lease()
-    assert school.until(second) == NOW + 60 * DAY
+    assert school.until(second) == lease_end(NOW, 60, "UTC")
     list_laptops(school.site, LAPTOP._replace(uuid=UUID.lower()))
     third = school.lease()
     assert len({first, second, third}) == 3

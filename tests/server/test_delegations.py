@@ -23,6 +23,7 @@ from olpc_update_query.server.delegations import (
 )
 from olpc_update_query.server.keys import load_site_key
 from olpc_update_query.server.laptops import Laptop
+from olpc_update_query.server.leasepolicy import lease_end
 from olpc_update_query.server.leases import sign_lease
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.signing import bulk_leases
@@ -86,7 +87,7 @@ def hand_down(upper: Site, lower: Site, role: Role, *, days: int = 30) -> bytes:
 
 def lease_of(site: Site, days: int = 21) -> str:
     key = load_site_key(site, Role.LEASE)
-    return sign_lease(LAPTOP, UUID, key=key, now=NOW, days=days).line
+    return sign_lease(LAPTOP, UUID, key=key, now=NOW, days=days, timezone="UTC").line
 
 
 @pytest.mark.parametrize("levels", [1, 2], ids=["one level", "two levels"])
@@ -101,11 +102,12 @@ def test_a_delegated_lease_starts_the_laptop(tree: Tree, levels: int) -> None:
     line = lease_of(tree.school)
     assert line.count("sha256") == levels + 1
     assert boots(line, SERIAL, UUID, trusted=NATIONAL, now=NOW_TEXT)
-    end = format_time(NOW + 21 * DAY)
+    expiry = lease_end(NOW, 21, "UTC")
+    end = format_time(expiry)
     assert not boots(line, SERIAL, UUID, trusted=NATIONAL, now=end)
     assert not boots(line, SERIAL, UUID.lower(), trusted=NATIONAL, now=NOW_TEXT)
     lease = find_lease(line, serial=SERIAL, uuid=UUID, ring=ring(), now=NOW)
-    assert (lease.line, lease.expiry) == (line, NOW + 21 * DAY)
+    assert (lease.line, lease.expiry) == (line, expiry)
 
 
 def test_each_line_of_the_file_is_a_delegation(tree: Tree) -> None:
@@ -169,7 +171,7 @@ def test_another_laptop_is_not_signed_for(tree: Tree) -> None:
     key = load_site_key(tree.school, Role.LEASE)
     other = LAPTOP._replace(serial="SHC00000042")
     with pytest.raises(UntrustedDelegation, match="delegation for SHC00000042"):
-        sign_lease(other, UUID, key=key, now=NOW, days=1)
+        sign_lease(other, UUID, key=key, now=NOW, days=1, timezone="UTC")
     moved = lease_of(tree.school).replace(SERIAL, other.serial)
     assert not boots(moved, other.serial, UUID, trusted=NATIONAL, now=NOW_TEXT)
     list_laptops(tree.school, LAPTOP, other)

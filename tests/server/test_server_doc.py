@@ -54,13 +54,19 @@ def test_site_toml() -> None:
     found = parse_settings(sample("toml").encode())
     assert found.name == "Escuela 1"
     told = table("site.toml")
-    names = {"lease_days": "lease.days", "shorten": "lease.shorten"}
+    names = {
+        "lease_days": "lease.days",
+        "shorten": "lease.shorten",
+        "lease_rules": "lease.group.NAME",
+    }
+    told.pop("lease.stream.NAME")
     assert set(told) == {names.get(one.name, one.name) for one in fields(Settings)}
     plain = parse_settings(b'name = "x"')
     assert told["interval"] == str(plain.interval)
     assert told["unknown"] == f'`"{plain.unknown}"`'
     assert told["status_page"] == f'`"{plain.status_page}"`'
     assert told["behind_proxies"] == str(plain.behind_proxies)
+    assert told["timezone"] == f'`"{plain.timezone}"`'
     assert told["lease.days"] == str(plain.lease_days)
     assert told["lease.shorten"] == str(plain.shorten).lower()
 

@@ -30,6 +30,7 @@ from olpc_update_query.server.laptops import (
     read_rows,
     write_laptops,
 )
+from olpc_update_query.server.leasepolicy import LeasePolicy
 from olpc_update_query.server.newsite import SITE, create_site
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
 from olpc_update_query.server.rollout_text import EMPTY
@@ -117,9 +118,14 @@ def test_every_setting_can_be_set() -> None:
         hashcash_bits = 12
         behind_proxies = 1
         reports_url = "postgresql://x"
+        timezone = "America/Asuncion"
         [lease]
         days = 90
         shorten = true
+        [lease.group."5B"]
+        days = 0
+        [lease.stream.testing]
+        shorten = false
     """
     found = parse_settings(text.encode())
     assert found == Settings(
@@ -130,8 +136,13 @@ def test_every_setting_can_be_set() -> None:
         interval=3600,
         unknown=Unknown.LIST,
         message="Hola",
+        timezone="America/Asuncion",
         lease_days=90,
         shorten=True,
+        lease_rules={
+            Scope(Kind.GROUP, "5B"): LeasePolicy(0, shorten=True),
+            Scope(Kind.STREAM, "testing"): LeasePolicy(90, shorten=False),
+        },
         status_page=Audience.NOBODY,
         hashcash_bits=12,
         behind_proxies=1,
@@ -143,10 +154,10 @@ def test_every_setting_can_be_set() -> None:
 
 
 def test_every_setting_is_shown_in_a_new_file() -> None:
-    lines = SITE.format(name='"x"').replace("# ", "").splitlines()
+    lines = SITE.format(name='"x"', timezone='"UTC"').replace("# ", "").splitlines()
     shown = {line.split(" = ")[0] for line in lines if " = " in line}
     known = {each.name for each in fields(Settings)}
-    assert shown == known - {"lease_days", "behind_proxies"} | {"days"}
+    assert shown == known - {"lease_days", "lease_rules", "behind_proxies"} | {"days"}
 
 
 @pytest.mark.parametrize(
