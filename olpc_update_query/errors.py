@@ -660,6 +660,13 @@ class StillNeeded(SiteError):
     advice = "`olpc-update-admin unassign` takes an assignment back; see `status`."
 
 
+class MissingUpstreamKey(SiteError):
+    """A site cannot mirror another one whose key it does not have."""
+
+    exit_code = 18
+    advice = "Give the other site's keys/oats.public once: --key FILE."
+
+
 class UnfitTree(SiteError):
     """A tree cannot be published as it is; nothing was published.
 

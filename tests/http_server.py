@@ -215,6 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._admitted(b""):
             return
         path = self.site.root / unquote(urlsplit(self.path).path).lstrip("/")
+        path = path / "index.html" if path.is_dir() else path
         if not path.is_file() or self._is(Trouble.LOST):
             self._send(404, {}, b"not here")
             return

@@ -1,7 +1,9 @@
 """A site's builds: publishing a tree."""
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +16,24 @@ from olpc_update_query.cli.admin_console import (
     open_site,
     plain,
     say,
+    suggest,
     who,
 )
 from olpc_update_query.cli.admin_site import read_build
-from olpc_update_query.errors import Malformed, MissingKey, NoAssignment, UnknownBuild
+from olpc_update_query.errors import (
+    Malformed,
+    MissingKey,
+    MissingUpstreamKey,
+    NoAssignment,
+    UnknownBuild,
+)
 from olpc_update_query.model.wire import BuildId, parse_build_id
+from olpc_update_query.ports import Transport
 from olpc_update_query.server.keys import load_key
 from olpc_update_query.server.site import Site
+from olpc_update_query.system.files import replace_file
 from olpc_update_query.system.host import SystemClock
-from olpc_update_query.trust.keys import Role
+from olpc_update_query.trust.keys import KeyRing, PublicKey, Role
 
 if TYPE_CHECKING:
     from olpc_update_query.server.publish import OrderFacts, Published
@@ -218,4 +229,89 @@ def usb(site: Path, stick: Path, names: tuple[BuildId, ...], days: int | None) -
     say(f"Next: unmount {stick}, then on each laptop: olpc-update --usb")
 
 
-COMMANDS = (publish, usb)
+@click.command()
+@click.argument("url", metavar="URL")
+@SITE
+@click.option(
+    "--build",
+    "names",
+    callback=_read_builds,
+    multiple=True,
+    help="Only this build instead of all that are there; may be repeated.",
+)
+@click.option(
+    "--key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The other site's keys/oats.public; kept from then on.",
+)
+def mirror(url: str, site: Path, names: tuple[BuildId, ...], key: Path | None) -> None:
+    """Fetch builds from the site that is served at URL, such as http://national/.
+
+    What is here is not fetched again, and what a cut link or a killed run has fetched
+    is kept: run it again, by cron for example. A build is served when all of it is
+    here.
+    URL may also be the directory of a stick that `usb` made.
+    """
+    from olpc_update_query.server.keys import above_path
+    from olpc_update_query.server.mirror import Upstream
+    from olpc_update_query.server.mirror import mirror as pull
+    from olpc_update_query.system.keyring import read_key
+
+    opened = open_site(site)
+    if key is not None:
+        der = read_key(key).der
+        with opened.change(who(), f"trust the builds of {plain(url)}"):
+            replace_file(above_path(opened, Role.OATS), der)
+    count = 0
+    with _network() as transport:
+        upstream = Upstream(_web_or_directory(url), transport, _upstream_ring(opened))
+        told = (SystemClock(), Teller())
+        for done in pull(opened, upstream, names, clock=told[0], progress=told[1]):
+            with opened.change(who(), f"mirror build {done.build} from {plain(url)}"):
+                count += 1
+            say(
+                f"Build {done.build} is here: {_size(done.received)} fetched, "
+                f"{_size(done.reused)} were here."
+            )
+            for base in done.deltas:
+                say(f"There is a delta from {base}.")
+    if not count:
+        say("Nothing new.")
+    elif not opened.rollout().assignments:
+        suggest(opened)
+
+
+def _web_or_directory(url: str) -> str:
+    if url.startswith(("http://", "https://", "file://")):
+        return url
+    if Path(url).is_dir():
+        return str(Path(url).resolve())
+    raise click.BadParameter("it is no http or https URL, and no directory")
+
+
+def _upstream_ring(site: Site) -> KeyRing:
+    """Return the keys that builds of another site may be signed with.
+
+    Raises:
+        MissingUpstreamKey: There are none.
+    """
+    from olpc_update_query.server.keys import above_path, site_ring
+
+    ring, above = list(site_ring(site)), above_path(site, Role.OATS)
+    if not above.exists():
+        raise MissingUpstreamKey(str(above), "is missing")
+    return KeyRing([PublicKey(Role.OATS, above.read_bytes(), "above"), *ring])
+
+
+@contextmanager
+def _network() -> Iterator[Transport]:
+    from olpc_update_query.run.machine import USER_AGENT
+    from olpc_update_query.system.http import HttpTransport
+    from olpc_update_query.system.network import ProxyConfig, proxies_for
+
+    transport = HttpTransport(USER_AGENT, proxies_for(ProxyConfig(), os.environ))
+    with closing(transport):
+        yield transport
+
+
+COMMANDS = (publish, mirror, usb)

@@ -96,7 +96,7 @@ def fetch_order(machine: Machine, places: Sequence[str]) -> tuple[int, bytes]:
     with network(machine) as transport:
         for number, place in enumerate(places):
             try:
-                return number, _read(transport, place + ORDER, LARGEST_ORDER)
+                return number, read_whole(transport, place + ORDER, LARGEST_ORDER)
             except errors.NetworkError as error:
                 problems.append(error)
     missing = [error for error in problems if isinstance(error, errors.BuildNotFound)]
@@ -117,14 +117,20 @@ def list_builds(machine: Machine) -> Iterator[tuple[str, list[BuildId]]]:
         for server in machine.settings.servers:
             url = f"{server}builds/"
             try:
-                yield server, _parse_list(url, _read(transport, url, LARGEST_LIST))
+                yield server, parse_list(url, read_whole(transport, url, LARGEST_LIST))
             except (errors.NetworkError, errors.Malformed) as error:
                 problems.append(error)
     if len(problems) == len(machine.settings.servers):
         raise problems[0]
 
 
-def _parse_list(url: str, raw: bytes) -> list[BuildId]:
+def parse_list(url: str, raw: bytes) -> list[BuildId]:
+    """Read a server's list of its builds.
+
+    Raises:
+        NoAnswer: It is none.
+        Malformed: It names what can be no build.
+    """
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError):
@@ -134,7 +140,14 @@ def _parse_list(url: str, raw: bytes) -> list[BuildId]:
     return [parse_build_id(str(item)) for item in found]
 
 
-def _read(transport: Transport, url: str, limit: int) -> bytes:
+def read_whole(transport: Transport, url: str, limit: int) -> bytes:
+    """Read a small file.
+
+    Raises:
+        NoAnswer: It is longer than ``limit`` bytes.
+        BuildNotFound: It is not there.
+        NetworkError: It cannot be had.
+    """
     if url.startswith("file://"):
         return _read_file(Path(unquote(url.removeprefix("file://"))), limit)
     data = bytearray()

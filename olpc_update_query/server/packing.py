@@ -202,7 +202,7 @@ class _Packer:
         """Return the frame, spooled."""
         for archive in self._archives:
             frame = archive.frames.get(content.digest)
-            if frame is not None and _is_sound(archive, frame):
+            if frame is not None and is_sound(archive, frame):
                 return spool(iter_chunks(archive.packed(frame)), self._work)
         with in_turn(content.size):
             chunks = pack_content(self._read(content), content.size, LEVEL)
@@ -224,7 +224,8 @@ def iter_chunks(file: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _is_sound(archive: Archive, frame: Frame) -> bool:
+def is_sound(archive: Archive, frame: Frame) -> bool:
+    """Tell whether a content is what its digest says."""
     try:
         for _ in archive.unpack(frame):
             pass

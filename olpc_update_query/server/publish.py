@@ -172,10 +172,13 @@ def _check_names(builds: Path, build: BuildId, delta_from: Sequence[BuildId]) ->
         raise SiteExists(str(builds / build), "a build of this name is published")
     for old in delta_from:
         if not (builds / old / "pack.index").is_file():
-            raise UnknownBuild(old, ", ".join(path.name for path in _published(builds)))
+            raise UnknownBuild(
+                old, ", ".join(path.name for path in published_builds(builds))
+            )
 
 
-def _published(builds: Path) -> list[Path]:
+def published_builds(builds: Path) -> list[Path]:
+    """Return the directories of the builds below a directory, sorted."""
     return sorted(
         path for path in builds.glob("[!.]*") if (path / "pack.index").is_file()
     )
@@ -251,7 +254,7 @@ class _Publisher:
         deltas = {old: self._write_delta(old) for old in delta_from}
         (self.stage / LINES).unlink()
         for name in ("contents", "pack.index"):
-            _compress(self.stage / name)
+            compress(self.stage / name)
         for path in (self.stage, *self.stage.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
         if with_root:
@@ -299,7 +302,7 @@ class _Publisher:
                 self.progress.step("going on where an earlier attempt was killed")
                 archives.append(stack.enter_context(Remains(self.builds / _LEFT)))
             wanted = {content.digest for content in contents}
-            for path in _published(self.builds):
+            for path in published_builds(self.builds):
                 try:
                     archive = stack.enter_context(Archive(path, wanted))
                 except (Malformed, OSError) as error:
@@ -325,7 +328,7 @@ def _line(entry: Entry) -> bytes:
     return line
 
 
-def _compress(path: Path) -> None:
+def compress(path: Path) -> None:
     """Write ``NAME.zst`` beside a file."""
     with open(path, "rb") as raw, open(f"{path}.zst", "wb") as out:
         out.writelines(pack_content(iter_chunks(raw), path.stat().st_size, LEVEL))

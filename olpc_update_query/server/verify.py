@@ -84,6 +84,19 @@ def _read_manifest(path: Path) -> dict[bytes, int]:
         }
 
 
+def check_delta(build: Path, path: Path) -> bool:
+    """Verify one delta pack of a build.
+
+    Returns:
+        Whether it could be proven: the build that it starts from is here.
+
+    Raises:
+        Malformed: It does not follow its format, or leads elsewhere.
+        CorruptContent: A content is not what its digest says.
+    """
+    return _check_delta(build, path, _read_manifest(build / "contents"))
+
+
 def _check_copy(path: Path) -> None:
     """Compare ``NAME.zst`` with ``NAME``."""
     digest = hashlib.sha256()

@@ -1,0 +1,280 @@
+"""Copies builds from another site, over whatever link there is.
+
+A school's server so pays its link once for what a whole class then fetches from it. The
+bytes come by the laptops' own downloader: a cut costs at most 64 KiB, and what a killed
+run has fetched is kept. Nothing is believed that the other site's key has not signed:
+the order names the manifest, the manifest every content. A build gets its name when all
+of it is here and proven, so laptops never see half of one.
+
+Contents that a build of this site has, packed in the same way, are taken from there.
+"""
+
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from olpc_update_query import errors
+from olpc_update_query.model.wire import BuildId
+from olpc_update_query.perform_update.sources.crew import Crew
+from olpc_update_query.perform_update.sources.health import Health
+from olpc_update_query.perform_update.sources.http import WebFiles
+from olpc_update_query.perform_update.sources.local import LocalFiles, directory_of
+from olpc_update_query.ports import Clock, Progress, Transport
+from olpc_update_query.run.places import (
+    LARGEST_LIST,
+    LARGEST_ORDER,
+    ORDER,
+    on_stick,
+    parse_list,
+    read_whole,
+    url_of,
+)
+from olpc_update_query.server.pulling import Pull
+from olpc_update_query.server.site import Site
+from olpc_update_query.system.files import (
+    disk_errors,
+    fsync_directory,
+    hold_lock,
+    replace_file,
+    sync_filesystem,
+)
+from olpc_update_query.trust.answer import TrustedOrder, open_order
+from olpc_update_query.trust.keys import KeyRing
+
+_STAGE: Final = ".mirror-"
+_DELTAS: Final = "delta.new"
+_SLACK: Final = 64 << 10
+_LARGEST_INSIDE: Final = 64 << 20
+_MUCH: Final = 1 << 20  # bytes of which it is worth telling how far they are
+_MOST_BASES: Final = 24
+_ROUNDS: Final = 3  # of fetching again what came damaged
+_NOBODY: Final = ""  # orders beside builds are for every laptop
+
+
+class Pulled(NamedTuple):
+    """A build that was fetched.
+
+    Attributes:
+        build: Its name.
+        received: Bytes that came over the network for it.
+        reused: Bytes of its pack that were here already.
+        deltas: The builds from which there is a delta.
+    """
+
+    build: BuildId
+    received: int
+    reused: int
+    deltas: tuple[str, ...]
+
+
+class Upstream:
+    """Another site's builds.
+
+    Args:
+        url: Its server, ``http://HOST/``, or a directory or stick.
+        transport: HTTP.
+        ring: The keys that its orders may be signed with.
+    """
+
+    def __init__(self, url: str, transport: Transport, ring: KeyRing) -> None:
+        self._directory = directory_of(url)
+        self._builds = url if url.endswith("/builds/") else f"{url.rstrip('/')}/builds/"
+        self.url, self.transport, self.ring = url, transport, ring
+
+    def list(self) -> list[BuildId]:
+        """Return which builds it has.
+
+        Raises:
+            NetworkError: It cannot be reached, or does not tell.
+            Malformed: It names what can be no build.
+        """
+        if self._directory is not None:
+            return sorted(on_stick(self._directory))
+        raw = read_whole(self.transport, self._builds, LARGEST_LIST)
+        return parse_list(self._builds, raw)
+
+    def order(self, build: BuildId, now: int) -> TrustedOrder:
+        """Return the signed order beside a build.
+
+        Raises:
+            NetworkError: It cannot be had.
+            TrustError: It is not for this build, or not signed by a key we know.
+        """
+        raw = read_whole(self.transport, self._place(build) + ORDER, LARGEST_ORDER)
+        found = open_order(raw, ring=self.ring, serial=_NOBODY, now=now)
+        if found.order.build != build:
+            reason = f"it is for build {found.order.build}, not {build}"
+            raise errors.UntrustedAnswer("order", reason)
+        return found
+
+    def files(self, build: BuildId) -> WebFiles | LocalFiles:
+        """Return the files of a build."""
+        if self._directory is None:
+            return WebFiles(self._place(build), self.transport)
+        return LocalFiles(self._place(build), self._where(build))
+
+    def _place(self, build: BuildId) -> str:
+        if self._directory is None:
+            return f"{self._builds}{build}/"
+        return url_of(self._where(build))
+
+    def _where(self, build: BuildId) -> Path:
+        where = on_stick(self._directory or Path()).get(build)
+        if where is None:
+            raise errors.BuildNotFound(self.url, f"there is no signed build {build}")
+        return where
+
+
+def mirror(
+    site: Site,
+    upstream: Upstream,
+    names: Sequence[BuildId],
+    *,
+    clock: Clock,
+    progress: Progress,
+) -> Iterator[Pulled]:
+    """Fetch builds from another site, one after the other.
+
+    A build that is not what was signed does not keep the others from coming.
+
+    Args:
+        site: Where they go.
+        upstream: Where they are.
+        names: Which; empty for all.
+        clock: For pauses, and for expiries.
+        progress: Who is told.
+
+    Yields:
+        Each build that was fetched, when it is in its place.
+
+    Raises:
+        Busy: Another command is at it.
+        NetworkError: The link failed; what has come is kept.
+        TrustError: A build is not what was signed, or nobody has signed it.
+        NoSpace, NotPermitted, DiskFailed: It cannot be written.
+    """
+    with disk_errors(site.builds):
+        site.builds.mkdir(parents=True, exist_ok=True)
+    with hold_lock(site.builds / ".mirror.lock", "mirror"):
+        listed = list(names) or upstream.list()
+        bases = sorted({*listed, *site.build_names()})[-_MOST_BASES:]
+        if not names:
+            _drop_stages(site.builds, listed)
+        wrong: list[errors.TrustError] = []
+        for build in listed:
+            try:
+                pulled = _Mirror(site, upstream, clock, progress).pull(build, bases)
+            except errors.TrustError as error:
+                progress.step(f"build {build} is left out: {error}")
+                wrong.append(error)
+            else:
+                if pulled is not None:
+                    yield pulled
+        if wrong:
+            raise wrong[0]
+
+
+def _drop_stages(builds: Path, listed: Collection[BuildId]) -> None:
+    """Forget what was begun of builds that are no longer there."""
+    for stage in builds.glob(f"{_STAGE}*"):
+        if stage.name.removeprefix(_STAGE) not in listed:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+class _Mirror:
+    """Fetches builds into a site.
+
+    Args:
+        site: The site.
+        upstream: Where they are.
+        clock: For pauses, and for expiries.
+        progress: Who is told.
+    """
+
+    def __init__(
+        self, site: Site, upstream: Upstream, clock: Clock, progress: Progress
+    ) -> None:
+        self._site, self._upstream = site, upstream
+        self._clock, self._progress = clock, progress
+
+    def pull(self, build: BuildId, bases: list[BuildId]) -> Pulled | None:
+        """Fetch one build, unless it is here.
+
+        Args:
+            build: The build.
+            bases: Builds from which a delta is worth having.
+
+        Returns:
+            What it cost; None when nothing had to be fetched.
+
+        Raises:
+            NetworkError: The link failed; what has come is kept.
+            TrustError: The other site's build is not what was signed.
+            NoSpace: It cannot fit.
+        """
+        trusted = self._upstream.order(build, self._clock.now())
+        builds = self._site.builds
+        here = self._site.find_build(build)
+        if here is not None and here.contents == trusted.order.contents:
+            self._renew_order(here.path / ORDER, trusted)
+            return None
+        if here is not None:
+            self._refuse_older(here.path / ORDER, trusted)
+        stage = builds / f"{_STAGE}{build}"
+        with disk_errors(builds):
+            _prepare(stage, trusted)
+            crew = Crew(
+                [self._upstream.files(build)],
+                Health(None, self._clock),
+                self._clock,
+                self._progress,
+            )
+            before = self._upstream.transport.received
+            job = Pull(stage, builds, trusted.order, crew, self._progress)
+            deltas = job.run(bases)
+            received = self._upstream.transport.received - before
+            self._install(stage, builds / build, build)
+        return Pulled(build, received, job.reused, deltas)
+
+    def _renew_order(self, path: Path, trusted: TrustedOrder) -> None:
+        """Take an order that was signed anew, with a new key or another end."""
+        if not path.is_file() or path.read_bytes() != trusted.raw:
+            self._refuse_older(path, trusted)
+            with disk_errors(path):
+                replace_file(path, trusted.raw)
+
+    def _refuse_older(self, path: Path, trusted: TrustedOrder) -> None:
+        """Refuse an order that was replaced by the one that is here."""
+        try:
+            ours = open_order(
+                path.read_bytes(), ring=self._upstream.ring, serial=_NOBODY, now=0
+            )
+        except (FileNotFoundError, errors.TrustError):
+            return
+        if ours.time > trusted.time:
+            raise errors.UntrustedAnswer("order", "it is older than the one here")
+
+    def _install(self, stage: Path, target: Path, build: BuildId) -> None:
+        for path in (stage, *stage.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        sync_filesystem(stage)
+        with hold_lock(target.parent / ".lock", f"mirror {build}"):
+            aside = target.with_name(f".old-{build}")
+            if target.exists():
+                target.rename(aside)
+            stage.rename(target)
+            fsync_directory(target.parent)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _prepare(stage: Path, trusted: TrustedOrder) -> None:
+    """Begin a stage, or go on with it if it is of the same build."""
+    try:
+        known = (stage / ORDER).read_bytes()
+    except FileNotFoundError:
+        known = b""
+    if known != trusted.raw:
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+        replace_file(stage / ORDER, trusted.raw)
