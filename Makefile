@@ -148,6 +148,11 @@ machine: $(READY) deb ## boot a systemd machine with the packages installed
 	@.ci/packages arch-test mmdebstrap systemd-container
 	$(BIN)/pytest -q -n 0 tests/machine/boots.py $(ARGS)
 
+.PHONY: browser
+browser: $(READY) ## use the pages in a real browser; pictures in build/browser
+	@.ci/packages chromium chromium-driver
+	$(BIN)/pytest -q -n 0 tests/browser/pages.py $(ARGS)
+
 .PHONY: badlinks
 badlinks: $(READY) ## an update over links that hardly work, counted on the wire
 	$(BIN)/python -m bench.badlinks

@@ -22,6 +22,7 @@ from bench.school import is_open_to_all
 PROGRAMS = {
     "attr": "setfattr",
     "busybox-static": "busybox",
+    "chromium-driver": "chromedriver",
     "dnsmasq-base": "dnsmasq",
     "dbus": "dbus-daemon",
     "e2fsprogs": "mkfs.ext4",

@@ -6,6 +6,7 @@ from olpc_update_query.cli.admin_console import plain, say
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.server.overview import LeaseShare, Overview, Row, moment
 from olpc_update_query.server.records import Concern
+from olpc_update_query.server.words import ENGLISH
 
 _SHOWN = 30
 _TROUBLES = {
@@ -57,7 +58,7 @@ def _show_shares(view: Overview) -> None:
     for share in view.shares:
         changed, by = share.assignment.changed, share.assignment.by
         when = f"  [{moment(changed)} {by or ''}".rstrip() + "]" if changed else ""
-        say(plain(f"{share.whom}: {share.text}{when}"))
+        say(plain(f"{share.whom}: {share.told(ENGLISH)}{when}"))
         whole, running, failed, told = share.progress
         say(f"  {running} of {whole} run it, {told} are told to, {failed} failed")
 

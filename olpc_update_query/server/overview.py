@@ -16,6 +16,7 @@ from olpc_update_query.server.records import Concern, Position, State, is_failur
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Rollout, Scope
 from olpc_update_query.server.site import DAY, Settings, Site
+from olpc_update_query.server.words import Speak
 
 LATEST: Final = 200
 """How many laptops are listed."""
@@ -68,24 +69,28 @@ class Share(NamedTuple):
     published: bool
     progress: Progress
 
-    @property
-    def text(self) -> str:
-        """The assignment in words."""
-        words = [f"build {self.assignment.build}"]
-        if self.assignment.percent < 100:
-            rest = self.assignment.others
-            others = f", the others build {rest}" if rest else ""
-            words.append(f"for {self.assignment.percent} percent{others}")
-        if self.assignment.opens is not None:
-            words.append(f"from {moment(self.assignment.opens)}")
-        if self.assignment.closes is not None:
-            words.append(f"until {moment(self.assignment.closes)}")
-        if self.assignment.halted:
-            words.append(f"(halted by the server: {self.assignment.halted})")
-        elif self.assignment.paused:
-            words.append("(paused)")
+    def told(self, say: Speak) -> str:
+        """Return the assignment in words.
+
+        Args:
+            say: Says them in somebody's language.
+        """
+        one = self.assignment
+        words = [say("build %(build)s", build=one.build)]
+        if one.percent < 100:
+            words.append(say("for %(percent)s percent", percent=one.percent))
+            if one.others:
+                words[-1] += say(", the others build %(build)s", build=one.others)
+        if one.opens is not None:
+            words.append(say("from %(time)s", time=moment(one.opens)))
+        if one.closes is not None:
+            words.append(say("until %(time)s", time=moment(one.closes)))
+        if one.halted:
+            words.append(say("(halted by the server: %(why)s)", why=one.halted))
+        elif one.paused:
+            words.append(say("(paused)"))
         if not self.published:
-            words.append("(not published!)")
+            words.append(say("(not published!)"))
         return " ".join(words)
 
 

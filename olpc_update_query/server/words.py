@@ -58,22 +58,44 @@ SPANISH: Final[Mapping[str, str]] = {
     "Which build runs where": "Qué versión usan",
     "Who asked last": "Quién preguntó último",
     "Has not asked for days": "No pregunta desde hace días",
+    "(halted by the server: %(why)s)": "(detenida por el servidor: %(why)s)",
+    "(not published!)": "(¡no está publicada!)",
+    "(paused)": "(en pausa)",
+    ", the others build %(build)s": ", los demás la versión %(build)s",
     "all": "todos",
     "asked (UTC)": "preguntó (UTC)",
+    "because": "porque",
     "build": "versión",
+    "build %(build)s": "versión %(build)s",
     "everybody else": "todos los demás",
+    "for %(percent)s percent": "para el %(percent)s por ciento",
     "from": "desde",
+    "from %(time)s": "desde %(time)s",
     "group": "grupo",
+    "last address": "última dirección",
+    "last asked": "preguntó por última vez",
+    "last build": "última versión",
+    "last lease": "última concesión",
+    "last ordered": "última orden",
+    "last polls": "preguntas",
+    "last report": "último informe",
     "last result": "último resultado",
+    "lease": "concesión",
+    "lease signed until": "concesión firmada hasta",
     "lease until": "concesión hasta",
     "name": "nombre",
+    "new": "nuevo",
     "not said": "no lo dijo",
     "number": "número",
+    "ordered": "orden",
+    "report": "informe",
     "runs": "usa",
     "serial": "serie",
     "stolen": "robado",
     "stream": "canal",
+    "to run": "debe usar",
     "told to run": "tiene orden de usar",
+    "until %(time)s": "hasta %(time)s",
     "when": "cuándo",
 }
 """English text to Spanish."""
@@ -93,3 +115,7 @@ def speaker(language: str) -> Speak:
         return found % values if values else found
 
     return say
+
+
+ENGLISH: Final = speaker("en")
+"""Says everything as it is written in the program."""

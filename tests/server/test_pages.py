@@ -21,7 +21,7 @@ from olpc_update_query.server.login import (
     TRIES_OF_ALL,
     set_password,
 )
-from olpc_update_query.server.overview import rows
+from olpc_update_query.server.overview import look_at, rows
 from olpc_update_query.server.records import Poll
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
@@ -105,14 +105,23 @@ def test_it_speaks_spanish(browser: Browser) -> None:
     assert '<html lang="es">' in page.text
     assert "2 equipos en la lista" in page.text
     assert "Qué versión para quién" in page.text
+    assert "todos los demás</strong>: versión 762" in page.text
+    page = browser.client.get(f"/laptops/{SERIAL}", headers={"Accept-Language": "es"})
+    assert "<th>debe usar</th><td>762</td>" in page.text
     page = browser.client.get("/", headers={"Accept-Language": "fr"})
     assert '<html lang="en">' in page.text
 
 
-def test_every_word_of_the_pages_has_its_spanish() -> None:
-    used = set()
+def test_every_word_of_the_pages_has_its_spanish(browser: Browser) -> None:
+    used = {"new", "build", "report", "ordered", "stolen", "lease"}  # kinds of events
     for template in TEMPLATES.glob("*.html"):
         used |= set(re.findall(r'_\(["\']([^"\']+)["\']', template.read_text()))
+    said = Path(words.__file__).with_name("overview.py").read_text()
+    used |= set(re.findall(r'say\("([^"]+)"', said))
+    browser.reports.record(Poll(SERIAL, NOW, "10.0.0.7"))
+    browser.reports.flush()
+    facts = look_at(browser.site, browser.reports, LAPTOP, NOW).keys()
+    used |= {name.replace("_", " ") for name in facts - {"uuid", "events"}}
     source = Path(words.__file__).with_name("pages.py").read_text()
     missing = used - words.SPANISH.keys()
     assert not missing

@@ -19,6 +19,7 @@ from olpc_update_query.server.records import Event, Poll, StoredLease
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
 from olpc_update_query.server.site import DAY
+from olpc_update_query.server.words import ENGLISH
 from tests.keys import SERIAL, UUID
 from tests.server.sites import (
     LAPTOP,
@@ -366,7 +367,7 @@ def test_the_overview_tells_who_runs_what(kept: Reports, tmp_path: Path) -> None
     assert (view.today, view.week) == (1, 2)
     assert view.builds == ["762"]
     assert view.running == {"760": 1, "": 1}
-    assert [share.text for share in view.shares] == [
+    assert [share.told(ENGLISH) for share in view.shares] == [
         "build 762 for 10 percent, the others build 760"
     ]
     found = view.to_json()
