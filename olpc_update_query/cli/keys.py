@@ -7,7 +7,6 @@ import click
 from olpc_update_query.cli import render
 from olpc_update_query.cli.console import Console
 from olpc_update_query.cli.options import Common, common
-from olpc_update_query.errors import ConfigError
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.trust.keys import KeyRing, PublicKey, Role
 
@@ -103,22 +102,12 @@ def follow_statements(given: Common, path: Path) -> None:
     Such a file is on the deployment's sticks. It need not be trusted: each statement
     proves itself, and one that is old or for other keys changes nothing.
     """
-    from olpc_update_query.system.files import read_bounded
-    from olpc_update_query.system.keyring import (
-        LARGEST_STATEMENTS,
-        STATEMENTS,
-        follow_file,
-    )
+    from olpc_update_query.system.keyring import follow_path
 
     console = given.console()
     with console.guard():
-        file = path / STATEMENTS if path.is_dir() else path
-        try:
-            raw = read_bounded(file.resolve(), LARGEST_STATEMENTS)
-        except (OSError, ValueError) as error:
-            raise ConfigError(str(file), str(error)) from None
         threshold = given.settings().key_threshold
-        done = follow_file(given.root, raw, threshold=threshold)
+        done = follow_path(given.root, path, threshold=threshold)
         if done.refused and not done.statements:
             raise done.refused[0]
         for found in done.statements:

@@ -1,5 +1,6 @@
 """olpc-update: install a build by hand, go back, look after what is installed."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -184,25 +185,20 @@ def _places(
 
 def _follow_keys(given: Common, stick: Path, console: Console) -> None:
     """Follow what a stick says about keys; what is not for us changes nothing."""
-    from olpc_update_query.system.files import read_bounded
-    from olpc_update_query.system.keyring import (
-        LARGEST_STATEMENTS,
-        STATEMENTS,
-        follow_file,
-    )
+    from olpc_update_query.system.keyring import STATEMENTS, follow_path
 
-    try:
-        raw = read_bounded(stick / STATEMENTS, LARGEST_STATEMENTS)
-        done = follow_file(given.root, raw, threshold=given.settings().key_threshold)
-    except FileNotFoundError:
+    file = stick / STATEMENTS
+    if not os.path.lexists(file):
         return
-    except (OSError, ValueError, errors.Malformed) as error:
-        console.warn(f"{stick / STATEMENTS} is of no use: {error}")
+    try:
+        done = follow_path(given.root, stick, threshold=given.settings().key_threshold)
+    except (errors.ConfigError, errors.Malformed) as error:
+        console.warn(f"{file} is of no use: {error}")
         return
     for statement in done.statements:
         console.step(render.statement(statement))
     for refused in done.refused:
-        console.step(f"{stick / STATEMENTS}: {refused}")
+        console.step(f"{file}: {refused}")
 
 
 def _stick(given: Common, path: str) -> tuple[Path, dict[BuildId, Path]]:

@@ -105,6 +105,32 @@ def keep_keys(root: Path, ring: KeyRing) -> None:
     )
 
 
+def follow_path(root: Path, path: Path, *, threshold: int = 1) -> Followed:
+    """Follow the statements in a file, or in the ``keys.sig`` of a stick, as root.
+
+    Args:
+        root: Where the laptop's file system begins.
+        path: The file, or the directory that holds ``keys.sig``.
+        threshold: As for ``load_keys``.
+
+    Returns:
+        What was followed, and why others were not; it is kept already.
+
+    Raises:
+        ConfigError: The file cannot be read, or is larger than 256 KiB.
+        Malformed, Busy, NotPermitted, TreeError: As ``follow_file`` does.
+    """
+    file = path / STATEMENTS if path.is_dir() else path.resolve()
+    try:
+        raw = read_bounded(file, LARGEST_STATEMENTS)
+    except OSError as error:
+        raise errors.ConfigError(str(file), error.strerror or str(error)) from None
+    except ValueError:
+        reason = f"it is larger than {LARGEST_STATEMENTS} bytes"
+        raise errors.ConfigError(str(file), reason) from None
+    return follow_file(root, raw, threshold=threshold)
+
+
 def follow_file(root: Path, raw: bytes, *, threshold: int = 1) -> Followed:
     """Follow the statements of a file, from a stick or from anywhere, as root.
 
