@@ -251,6 +251,20 @@ class UntrustedAnswer(TrustError):
     )
 
 
+class OrderExpired(UntrustedAnswer):
+    """An order is genuine, but it is good no longer."""
+
+    exit_code = 16
+    advice = "Write the stick again with `olpc-update-admin usb`, and check the clock."
+
+
+class OrderForOthers(UntrustedAnswer):
+    """An order is genuine, but for other laptops."""
+
+    exit_code = 17
+    advice = "Take a stick made for this laptop; `olpc-update-admin usb` says for whom."
+
+
 class UntrustedLease(TrustError):
     """A lease does not verify, or is for another laptop."""
 
@@ -665,6 +679,13 @@ class MissingUpstreamKey(SiteError):
 
     exit_code = 18
     advice = "Give the other site's keys/oats.public once: --key FILE."
+
+
+class UnfitStick(SiteError):
+    """A stick cannot hold what is to be written on it; nothing was written."""
+
+    exit_code = 9
+    advice = "Format it as ext4 or exFAT, which hold files of any size."
 
 
 class UnfitTree(SiteError):

@@ -1,6 +1,5 @@
 """olpc-update: install a build by hand, go back, look after what is installed."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import NoReturn
 import click
 
 from olpc_update_query import errors
-from olpc_update_query.cli import installed, render
+from olpc_update_query.cli import installed, stick
 from olpc_update_query.cli.console import Console, run_command
 from olpc_update_query.cli.options import Common, common
 from olpc_update_query.model.messages import BuildId, parse_build_id
@@ -143,9 +142,14 @@ def _install(given: Common, wanted: Wanted, console: Console) -> int:
     from olpc_update_query.run.by_hand import ByHand
     from olpc_update_query.system.power import restart
 
-    build, places = _places(given, wanted, console)
-    machine = given.machine()
-    code = ByHand(machine, console, build, places, force=wanted.force).run()
+    build = None if wanted.build is None else _build(wanted.build)
+    job: ByHand
+    if wanted.usb is not None or build is None:
+        job = stick.job(given, console, wanted.usb or "", build, force=wanted.force)
+    else:
+        places = _places_of(given, wanted, build)
+        job = ByHand(given.machine(), console, build, places, force=wanted.force)
+    code, machine = job.run(), given.machine()
     if code == 0 and wanted.reboot and machine.is_real():
         restart()
     return code
@@ -169,54 +173,11 @@ def _install_unsigned(
     return code
 
 
-def _places(
-    given: Common, wanted: Wanted, console: Console
-) -> tuple[BuildId, Sequence[str]]:
-    from olpc_update_query.run.places import choose, url_of
-
-    build = None if wanted.build is None else _build(wanted.build)
-    if wanted.usb is None and build is not None:
-        return build, _places_of(given, wanted, build)
-    path, found = _stick(given, wanted.usb or "")
-    place = choose(found, build, str(path))
-    _follow_keys(given, path, console)
-    return parse_build_id(place.name), [url_of(place)]
-
-
-def _follow_keys(given: Common, stick: Path, console: Console) -> None:
-    """Follow what a stick says about keys; what is not for us changes nothing."""
-    from olpc_update_query.system.keyring import STATEMENTS, follow_path
-
-    file = stick / STATEMENTS
-    if not os.path.lexists(file):
-        return
-    try:
-        done = follow_path(given.root, stick, threshold=given.settings().key_threshold)
-    except (errors.ConfigError, errors.Malformed) as error:
-        console.warn(f"{file} is of no use: {error}")
-        return
-    for statement in done.statements:
-        console.step(render.statement(statement))
-    for refused in done.refused:
-        console.step(f"{file}: {refused}")
-
-
-def _stick(given: Common, path: str) -> tuple[Path, dict[BuildId, Path]]:
-    from olpc_update_query.run.places import on_stick, sticks
-
-    if path:
-        return Path(path), on_stick(Path(path))
-    mounted = sticks(given.root)
-    if not mounted:
-        raise errors.BuildNotFound("--usb", "no stick with builds is mounted")
-    return mounted[0], on_stick(mounted[0])
-
-
 def _list_targets(given: Common, wanted: Wanted, console: Console) -> int:
     from olpc_update_query.run.places import list_builds
 
     if wanted.usb is not None:
-        path, found = _stick(given, wanted.usb)
+        path, found = stick.find(given, wanted.usb)
         rows = [(str(path), sorted(found))]
     else:
         rows = list(list_builds(given.machine()))
@@ -246,7 +207,7 @@ def _places_of(given: Common, wanted: Wanted, build: BuildId) -> Sequence[str]:
     from olpc_update_query.run.places import choose, url_of
 
     if wanted.usb is not None:
-        path, found = _stick(given, wanted.usb)
+        path, found = stick.find(given, wanted.usb)
         return [url_of(choose(found, build, str(path)))]
     return [f"{server}builds/{build}/" for server in given.settings().servers]
 

@@ -13,6 +13,7 @@ from olpc_update_query.model.wire import (
     format_time,
     parse_build_id,
     parse_expiry,
+    parse_serial,
     parse_sha256,
     parse_time,
     parse_url,
@@ -114,11 +115,13 @@ class OrderFile:
         order: The order.
         time: When it was signed.
         expiry: Until when it is good, None for ever.
+        serials: The laptops it is for, None for every laptop.
     """
 
     order: Order
     time: int
     expiry: int | None = None
+    serials: frozenset[str] | None = None
 
     @classmethod
     def from_json(cls, value: Json) -> "OrderFile":
@@ -139,6 +142,7 @@ class OrderFile:
             order=Order.from_json(fields.raw("order")),
             time=parse_time(fields.need("time", str)),
             expiry=None if expiry is None else parse_expiry(expiry),
+            serials=_serials(fields.get("serials", list)),
         )
 
     def to_json(self) -> dict[str, Json]:
@@ -149,6 +153,8 @@ class OrderFile:
         }
         if self.expiry is not None:
             members["expiry"] = format_time(self.expiry)
+        if self.serials is not None:
+            members["serials"] = list[Json](sorted(self.serials))
         return members
 
 
@@ -162,6 +168,16 @@ def _urls(items: list[Json]) -> tuple[str, ...]:
     if len(items) > _MAX_URLS:
         raise Malformed("order", f"it names more than {_MAX_URLS} URLs")
     return tuple(parse_url(item if isinstance(item, str) else "") for item in items)
+
+
+def _serials(items: list[Json] | None) -> frozenset[str] | None:
+    if items is None:
+        return None
+    if not items:
+        raise Malformed("order", "it is for no laptop")
+    return frozenset(
+        parse_serial(item if isinstance(item, str) else "") for item in items
+    )
 
 
 def _reboot(text: str | None) -> Reboot:

@@ -55,6 +55,10 @@ class ByHand:
     ) -> None:
         self._machine, self._audience = machine, audience
         self._build, self._places, self._force = build, places, force
+        self._purpose, self._first = (
+            f"olpc-update {build}",
+            f"looking for build {build}",
+        )
         told = (audience, machine.clock, str(Trigger.MANUAL))
         self._report = Report(machine.installer, *told)
         self._asker = Report(machine.asker, *told)
@@ -68,8 +72,10 @@ class ByHand:
         work = self._machine.work
         try:
             prepare(work)
-            purpose = f"olpc-update {self._build}"
-            with hold_lock(work.lock, purpose), hold_lock(work.asker_lock, purpose):
+            with (
+                hold_lock(work.lock, self._purpose),
+                hold_lock(work.asker_lock, self._purpose),
+            ):
                 return self._report_on_it()
         except AskerEndedError as ended:
             return ended.exit_code
@@ -78,7 +84,7 @@ class ByHand:
             return error.exit_code
 
     def _report_on_it(self) -> int:
-        self._report.begin(f"looking for build {self._build}")
+        self._report.begin(self._first)
         try:
             outcome = self._update()
         except AskerEndedError:
@@ -90,28 +96,34 @@ class ByHand:
         return outcome.exit_code
 
     def _update(self) -> Outcome:
-        machine, slip, parcel = self._machine, Slip(), Parcel(LARGEST_ORDER)
-        facts = look(machine)
+        facts = look(self._machine)
         facts.require_layout()
-        settle(machine, facts.layout, self._report)
+        settle(self._machine, facts.layout, self._report)
+        return self._follow_order(facts)
+
+    def _follow_order(self, facts: Facts) -> Outcome:
+        """Have the asker find the order; verify it again, and follow it."""
+        machine, slip, parcel = self._machine, Slip(), Parcel(LARGEST_ORDER)
         self._report.note(f"looking in {', '.join(self._places)}")
         as_asker(machine, lambda: self._fetch_order(slip, parcel), self._asker)
-        trusted = self._open(parcel.take(), max(facts.now, floor(machine)))
         place = self._places[min(slip.read().server, len(self._places) - 1)]
+        trusted = self._open(parcel.take(), max(facts.now, floor(machine)), place)
         urls = tuple(dict.fromkeys((place, *trusted.order.urls)))
+        facts = replace(facts, now=max(facts.now, trusted.time))
         return self._follow(replace(trusted.order, urls=urls), facts)
 
     def _fetch_order(self, slip: Slip, parcel: Parcel) -> None:
         machine = self._machine
         number, raw = fetch_order(machine, self._places)
         now = max(machine.clock.now(), recall(machine.asker).floor)
-        trusted = self._open(raw, now)
+        trusted = self._open(raw, now, self._places[number])
         signers = ", ".join(name[:SHORT_ID] for name in trusted.signers)
         self._asker.note(f"{self._places[number]}: its order is signed by {signers}")
         slip.write(Numbers(server=number))
         parcel.put(raw)
 
-    def _open(self, raw: bytes, now: int) -> TrustedOrder:
+    def _open(self, raw: bytes, now: int, place: str) -> TrustedOrder:
+        """Verify the order that lies at a place."""
         machine = self._machine
         serial = machine.identity.serial
         trusted = open_order(raw, ring=machine.ring, serial=serial, now=now)
@@ -127,7 +139,7 @@ class ByHand:
         if self._force:
             at = replace(at, failed=frozenset())
             order = replace(order, not_before=None)
-        decision = decide(replace(order, allow_downgrade=True), at, facts.now)
+        decision = decide(self._as_wanted(order), at, facts.now)
         if isinstance(decision, Install):
             decision = decision._replace(reason="somebody asks for it")
         self._report.tell(Decided(decision))
@@ -143,3 +155,7 @@ class ByHand:
                 reports = (self._report, self._asker)
                 job = CarryOut(self._machine, order, facts, reports, scheduled=False)
                 return job.run()
+
+    def _as_wanted(self, order: Order) -> Order:
+        """Return an order as a person means it, who has named the build."""
+        return replace(order, allow_downgrade=True)

@@ -140,17 +140,23 @@ def with_report(machine: Machine, query: Query) -> Query:
 
     It reads the state of both sides, so it must be the asker who does this.
     """
+    report = last_report(machine)
+    return replace(query, report=report) if "build" in report else query
+
+
+def last_report(machine: Machine) -> dict[str, Json]:
+    """Return how the last run ended, and what room is left.
+
+    It reads the state of both sides, so it must be the asker who does this.
+    """
     both = (read_status(store).last for store in (machine.asker, machine.installer))
     last = max(both, key=lambda event: str(event.get("time", "")))
-    if "build" not in last:
-        return query
     report: dict[str, Json] = {
-        "build": last["build"],
         "code": last.get("exit_code", 0),
         "free": free_bytes(machine.work.top) // MIB,
         "result": str(last.get("text", ""))[:LONGEST_RESULT],
     }
-    return replace(query, report=report)
+    return report | ({"build": last["build"]} if "build" in last else {})
 
 
 def situation(

@@ -7,8 +7,8 @@ from olpc_update_query import errors
 from olpc_update_query.policy.schedule import DAY
 from olpc_update_query.report import Report
 from olpc_update_query.run.facts import Facts
+from olpc_update_query.run.leases import better_lease
 from olpc_update_query.run.machine import Machine
-from olpc_update_query.trust.lease import Lease, find_lease
 
 SOON = 7 * DAY
 """A lease that ends within this time is worth asking around for."""
@@ -58,25 +58,6 @@ def ask_for_lease(machine: Machine, facts: Facts, report: Report) -> bytes:
             report.note(f"{host}, port {port}: a lease")
             return lease.line.encode()
     return b""
-
-
-def better_lease(machine: Machine, facts: Facts, raw: bytes) -> Lease | None:
-    """Return the lease in what came, if it ends later than that of the laptop.
-
-    Raises:
-        UntrustedLease: There is none that is good.
-    """
-    lease = find_lease(
-        raw,
-        serial=machine.identity.serial,
-        uuid=machine.identity.uuid,
-        ring=machine.ring,
-        now=facts.now,
-    )
-    if facts.lease is None or lease.expiry is None:
-        return lease
-    old = facts.lease.expiry
-    return lease if old is not None and lease.expiry > old else None
 
 
 def _hosts(machine: Machine) -> Iterator[str]:

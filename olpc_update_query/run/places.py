@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote
 
 from olpc_update_query import errors
 from olpc_update_query.model.messages import BuildId, parse_build_id
+from olpc_update_query.model.stick import LEASES
 from olpc_update_query.policy.decide import is_downgrade
 from olpc_update_query.ports import Transport
 from olpc_update_query.run.machine import Machine, network
@@ -37,12 +38,22 @@ def on_stick(path: Path) -> dict[BuildId, Path]:
     return found
 
 
+def has_leases(stick: Path) -> bool:
+    """Tell whether a stick has leases."""
+    return any((stick / name).is_file() for name in LEASES)
+
+
 def sticks(root: Path) -> list[Path]:
-    """Return the directories where sticks are mounted that hold builds."""
+    """Return the directories where sticks are mounted that have anything for laptops.
+
+    Those that hold builds come first.
+    """
     places = dict.fromkeys(
         path for pattern in MOUNT_PLACES for path in sorted(root.glob(pattern))
     )
-    return [path for path in places if on_stick(path)]
+    builds = [path for path in places if on_stick(path)]
+    leases = [path for path in places if has_leases(path)]
+    return list(dict.fromkeys((*builds, *leases)))
 
 
 def choose(found: dict[BuildId, Path], wanted: BuildId | None, where: str) -> Path:

@@ -65,7 +65,8 @@ from olpc_update_query.run.facts import (
     with_report,
 )
 from olpc_update_query.run.hand_over import HandOver
-from olpc_update_query.run.leaseport import ask_for_lease, better_lease, is_wanted
+from olpc_update_query.run.leaseport import ask_for_lease, is_wanted
+from olpc_update_query.run.leases import better_lease, with_refused_lease
 from olpc_update_query.run.machine import (
     AskerEndedError,
     Machine,
@@ -214,7 +215,7 @@ class Poll:
         facts, refused = self._keep_lease(trusted, facts)  # 6
         self._set_clock(trusted, facts)
         outcome = self._follow(trusted, facts)  # 7, 8
-        return outcome if refused is None else _with_refused_lease(outcome, refused)
+        return outcome if refused is None else with_refused_lease(outcome, refused)
 
     # --- 1: the schedule -----------------------------------------------------------
 
@@ -445,11 +446,3 @@ class Poll:
 def _not_due(until: int) -> Outcome:
     text = "the next query is not due yet"
     return Outcome(Result.NOT_DUE, text, facts={"next_due": until})
-
-
-def _with_refused_lease(outcome: Outcome, error: errors.UntrustedLease) -> Outcome:
-    """Let the run fail for its lease, unless it failed for something else already."""
-    text = f"{outcome.text}; {error}"
-    if outcome.exit_code:
-        return replace(outcome, text=text)
-    return replace(outcome, text=text, exit_code=error.exit_code, hint=error.hint())

@@ -9,7 +9,11 @@ Both are envelopes whose first part is signed as it came, octet for octet::
 import hmac
 from dataclasses import dataclass, field, replace
 
-from olpc_update_query.errors import UntrustedAnswer
+from olpc_update_query.errors import (
+    OrderExpired,
+    OrderForOthers,
+    UntrustedAnswer,
+)
 from olpc_update_query.model.messages import Answer
 from olpc_update_query.model.orders import Order, OrderFile
 from olpc_update_query.model.wire import format_time
@@ -130,8 +134,9 @@ def open_answer(  # noqa: PLR0913 - the facts it is judged by, all named
 def open_order(raw: bytes, *, ring: KeyRing, serial: str, now: int) -> TrustedOrder:
     """Decide whether octets are an order that may be obeyed.
 
-    1. to 4. as for an answer. Made for every laptop, it is normally signed ``sig01``.
-    5. Expiry: not passed, when it has one.
+    1. to 4. as for an answer. Made for many laptops, it is normally signed ``sig01``.
+    5. Serial numbers: this laptop's is among them, when it names any.
+    6. Expiry: not passed, when it has one.
 
     Args:
         raw: The file.
@@ -144,14 +149,25 @@ def open_order(raw: bytes, *, ring: KeyRing, serial: str, now: int) -> TrustedOr
 
     Raises:
         Malformed: It is not an order.
-        UntrustedAnswer: It is one, but proves nothing, or has expired.
+        UntrustedAnswer: It is one, but proves nothing.
+        OrderExpired: It is genuine, and good no longer.
+        OrderForOthers: It is genuine, and names other laptops.
     """
     opened = open_envelope(raw, ORDER)
     file = OrderFile.from_json(opened.data)
     signers = _signers(opened, ring, serial, now)
+    if file.serials is not None and serial not in file.serials:
+        raise OrderForOthers("order", f"it is for {_told(file.serials)}, not {serial}")
     if file.expiry is not None and file.expiry <= now:
-        raise UntrustedAnswer("order", f"it expired on {format_time(file.expiry)}")
+        ended, today = format_time(file.expiry), format_time(now)
+        reason = f"it was good until {ended}, and here it is {today}"
+        raise OrderExpired("order", reason)
     return TrustedOrder(file.order, raw, signers, file.time, file.expiry)
+
+
+def _told(serials: frozenset[str]) -> str:
+    count = len(serials)
+    return f"laptop {min(serials)}" if count == 1 else f"{count} other laptops"
 
 
 def _signers(opened: Opened, ring: KeyRing, serial: str, now: int) -> tuple[str, ...]:

@@ -116,7 +116,7 @@ def find_lease(
     data = text.encode(errors="replace") if isinstance(text, str) else text
     faults: list[str] = []
     good: list[Lease] = []
-    for line in islice(_lines_for(serial, data), _MAX_TRIED):
+    for line in islice(lines_for(serial, data), _MAX_TRIED):
         try:
             good.append(_judge(line, serial=serial, uuid=uuid, ring=ring, now=now))
         except TrustError as error:
@@ -126,7 +126,13 @@ def find_lease(
     return max(good, key=_lasting)
 
 
-def _lines_for(serial: str, data: bytes) -> Iterator[str]:
+def lines_for(serial: str, data: bytes) -> Iterator[str]:
+    """Yield the lines of a file that name a laptop, without believing them.
+
+    Args:
+        serial: The laptop's serial number.
+        data: The whole file, of either form.
+    """
     if data.startswith(BULK_START):
         # No string holds a bare quote, so this is the laptop's key and nothing else.
         key = b'"%s":"' % serial.encode()

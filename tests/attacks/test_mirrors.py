@@ -228,6 +228,11 @@ def expired(school: School) -> bytes:
     return make_order(file, signer("oats").sig01)
 
 
+def for_others(school: School) -> bytes:
+    file = replace(order_file(school), serials=frozenset({OTHER_SERIAL}))
+    return make_order(file, signer("oats").sig01)
+
+
 def bound(school: School) -> bytes:
     return make_order(
         order_file(school),
@@ -296,7 +301,15 @@ ORDERS = [
         "no trusted key",
         id="chain splicing: a delegate of another role",
     ),
-    pytest.param(expired, 21, "it expired on", id="freeze: an order that has ended"),
+    pytest.param(
+        expired, 16, "it was good until", id="freeze: an order that has ended"
+    ),
+    pytest.param(
+        for_others,
+        17,
+        f"it is for laptop {OTHER_SERIAL}",
+        id="replay between laptops: an order that names others",
+    ),
     pytest.param(
         bound, 21, "is wrong", id="replay between laptops: an order for another laptop"
     ),

@@ -1,7 +1,7 @@
 """A server with two published builds, and a laptop that runs the older one."""
 
 import json
-import time
+import time as clock
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,9 +68,12 @@ class School:
         *,
         key: str = "oats",
         expiry: int | None = None,
+        serials: frozenset[str] | None = None,
+        time: int | None = None,
     ) -> None:
         """Put a signed order beside a build."""
-        file = OrderFile(order, int(time.time()), expiry)
+        signed = int(clock.time()) if time is None else time
+        file = OrderFile(order, signed, expiry, serials)
         (directory / "order").write_bytes(make_order(file, signer(key).sig01))
 
     def order(self, build: Build | None = None, **changes: object) -> Order:

@@ -194,7 +194,8 @@ def test_by_hand_a_hold_and_an_older_build_do_not_matter(school: School) -> None
     [
         pytest.param("stranger", 21, id="a stranger's key"),
         pytest.param("other build", 21, id="the order of another build"),
-        pytest.param("expired", 21, id="expired"),
+        pytest.param("expired", 16, id="expired"),
+        pytest.param("others", 17, id="for other laptops"),
         pytest.param("garbage", 25, id="garbage"),
         pytest.param("missing", 13, id="no order"),
         pytest.param("unpublished", 13, id="no such build"),
@@ -209,6 +210,9 @@ def test_orders_that_prove_nothing(school: School, wrong: str, code: int) -> Non
             school.sign(directory, school.old.order())
         case "expired":
             school.sign(directory, school.new.order(), expiry=NOW - 1)
+        case "others":
+            others = frozenset({"SHC00000001"})
+            school.sign(directory, school.new.order(), serials=others)
         case "garbage":
             (directory / "order").write_bytes(b"[]")
         case "missing":

@@ -124,6 +124,11 @@ def test_bad_orders(change: dict[str, Json], reason: str) -> None:
             {"time": "19700101T000000Z", "expiry": "20261122T210000Z"},
             id="with expiry",
         ),
+        pytest.param(
+            OrderFile(ORDER, 0, serials=frozenset({"SHC2", "SHC1"})),
+            {"time": "19700101T000000Z", "serials": ["SHC1", "SHC2"]},
+            id="for some laptops",
+        ),
     ],
 )
 def test_order_files(file: OrderFile, members: dict[str, Json]) -> None:
@@ -141,6 +146,18 @@ def test_order_files(file: OrderFile, members: dict[str, Json]) -> None:
         pytest.param(
             {"time": "19700101T000000Z", "order": ORDER_JSON, "expiry": "x"},
             id="bad expiry",
+        ),
+        pytest.param(
+            {"time": "19700101T000000Z", "order": ORDER_JSON, "serials": []},
+            id="for nobody",
+        ),
+        pytest.param(
+            {"time": "19700101T000000Z", "order": ORDER_JSON, "serials": "SHC1"},
+            id="serials no list",
+        ),
+        pytest.param(
+            {"time": "19700101T000000Z", "order": ORDER_JSON, "serials": ["SHC1", 2]},
+            id="serial a number",
         ),
     ],
 )

@@ -1,0 +1,87 @@
+"""`olpc-update --usb`: finding the stick, and saying what is on it."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from olpc_update_query import errors
+from olpc_update_query.cli import render
+from olpc_update_query.cli.console import Console, Level
+from olpc_update_query.cli.options import Common
+from olpc_update_query.model.messages import BuildId
+
+if TYPE_CHECKING:
+    from olpc_update_query.run.stick import FromStick
+
+
+def job(
+    given: Common, console: Console, path: str, build: BuildId | None, *, force: bool
+) -> "FromStick":
+    """Find the stick, follow what it says about keys, and say what it has.
+
+    Args:
+        given: The common options.
+        console: Who listens.
+        path: Where the stick is mounted; empty for any that is.
+        build: The build that a person names.
+        force: Install it whatever happened to it here before.
+
+    Raises:
+        BuildNotFound: There is no stick, or nothing for laptops on it.
+    """
+    from olpc_update_query.run.stick import FromStick
+
+    stick, found = find(given, path)
+    if not console.as_json and console.level >= Level.LINE:
+        console.say(_contents(stick, list(found)))
+    _follow_keys(given, stick, console)
+    return FromStick(given.machine(), console, stick, build, force=force)
+
+
+def find(given: Common, path: str) -> tuple[Path, dict[BuildId, Path]]:
+    """Return where the stick is, and its builds.
+
+    Args:
+        given: The common options.
+        path: Where it is mounted; empty for any that is.
+
+    Raises:
+        BuildNotFound: None is mounted that has anything for laptops.
+    """
+    from olpc_update_query.run.places import on_stick, sticks
+
+    if path:
+        return Path(path), on_stick(Path(path))
+    mounted = sticks(given.root)
+    if not mounted:
+        reason = "no stick with builds or leases is mounted; say where: --usb PATH"
+        raise errors.BuildNotFound("--usb", reason)
+    return mounted[0], on_stick(mounted[0])
+
+
+def _contents(stick: Path, builds: list[BuildId]) -> str:
+    from olpc_update_query.run.places import has_leases
+    from olpc_update_query.system.keyring import STATEMENTS
+
+    found = [f"build {build}" for build in sorted(builds)]
+    found += ["leases"] if has_leases(stick) else []
+    found += ["statements about keys"] if (stick / STATEMENTS).is_file() else []
+    return f"{stick}: {', '.join(found) or 'nothing for laptops'}"
+
+
+def _follow_keys(given: Common, stick: Path, console: Console) -> None:
+    """Follow what a stick says about keys; what is not for us changes nothing."""
+    from olpc_update_query.system.keyring import STATEMENTS, follow_path
+
+    file = stick / STATEMENTS
+    if not os.path.lexists(file):
+        return
+    try:
+        done = follow_path(given.root, stick, threshold=given.settings().key_threshold)
+    except (errors.ConfigError, errors.Malformed) as error:
+        console.warn(f"{file} is of no use: {error}")
+        return
+    for statement in done.statements:
+        console.step(render.statement(statement))
+    for refused in done.refused:
+        console.step(f"{file}: {refused}")
