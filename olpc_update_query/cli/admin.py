@@ -13,6 +13,7 @@ from olpc_update_query.cli import (
     admin_rollout,
     admin_serve,
     admin_site,
+    admin_stick,
 )
 from olpc_update_query.cli.admin_console import PROGRAM, guard, note
 
@@ -47,6 +48,7 @@ for _module in (
     admin_laptops,
     admin_rollout,
     admin_serve,
+    admin_stick,
 ):
     for _command in _module.COMMANDS:
         admin.add_command(_command)

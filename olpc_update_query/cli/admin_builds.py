@@ -24,7 +24,6 @@ from olpc_update_query.errors import (
     Malformed,
     MissingKey,
     MissingUpstreamKey,
-    NoAssignment,
     UnknownBuild,
 )
 from olpc_update_query.model.wire import BuildId, parse_build_id
@@ -61,9 +60,10 @@ class Teller:
             say(f"  {share:4.0%}")
 
 
-def _read_builds(
+def read_builds(
     _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
 ) -> tuple[BuildId, ...]:
+    """Return the builds that an option names, each once."""
     try:
         return tuple(dict.fromkeys(map(parse_build_id, texts)))
     except Malformed as error:
@@ -82,7 +82,7 @@ def _read_name(
 @click.option("--build", callback=_read_name, help="Its new name.")
 @click.option(
     "--delta-from",
-    callback=_read_builds,
+    callback=read_builds,
     multiple=True,
     metavar="BUILD",
     help="Make a delta from this published build; may be given several times.",
@@ -183,59 +183,12 @@ def _size(count: int) -> str:
 
 
 @click.command()
-@SITE
-@click.argument(
-    "stick",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="DEST",
-)
-@click.option(
-    "--build",
-    "names",
-    callback=_read_builds,
-    multiple=True,
-    help="Copy this build instead of those that are assigned; may be repeated.",
-)
-@click.option(
-    "--leases",
-    "days",
-    type=click.IntRange(1, 3650),
-    metavar="DAYS",
-    help="Write lease.sig, too, with a lease of that many days for every laptop.",
-)
-def usb(site: Path, stick: Path, names: tuple[BuildId, ...], days: int | None) -> None:
-    """Put builds, and leases if you like, on a stick that is mounted at DEST.
-
-    A laptop takes them with `olpc-update --usb`; it looks at signatures, not at who
-    made the stick.
-    """
-    from olpc_update_query.server.stick import (
-        copy_builds,
-        write_leases,
-        write_statements,
-    )
-
-    opened = open_site(site)
-    wanted = names or tuple(sorted(opened.rollout().builds()))
-    if not wanted:
-        raise NoAssignment("rollout.toml", "no build is assigned; name one by --build")
-    copy_builds([opened.need_build(name) for name in wanted], stick, Teller())
-    if write_statements(opened, stick):
-        say(f"{stick / 'keys.sig'} tells laptops which keys have changed.")
-    if days is not None:
-        with opened.change(who(), f"leases of {days} days on a stick"):
-            count = write_leases(opened, stick, days=days, now=SystemClock().now())
-        say(f"{count} laptops find a lease in {stick / 'lease.sig'}.")
-    say(f"Next: unmount {stick}, then on each laptop: olpc-update --usb")
-
-
-@click.command()
 @click.argument("url", metavar="URL")
 @SITE
 @click.option(
     "--build",
     "names",
-    callback=_read_builds,
+    callback=read_builds,
     multiple=True,
     help="Only this build instead of all that are there; may be repeated.",
 )
@@ -314,4 +267,4 @@ def _network() -> Iterator[Transport]:
         yield transport
 
 
-COMMANDS = (publish, mirror, usb)
+COMMANDS = (publish, mirror)

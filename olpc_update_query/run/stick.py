@@ -228,9 +228,9 @@ class FromStick(ByHand):
         facts = look(machine)
         time = max(facts.now, self._signed)
         as_asker(machine, lambda: self._write_report(facts, time, parcel), self._asker)
-        name = report_name(machine.identity.serial)
-        leave_file(self._stick, REPORTS, name, parcel.take())
-        self._report.note(f"a report is on the stick: {REPORTS}/{name}")
+        path = f"{REPORTS}/{report_name(machine.identity.serial)}"
+        leave_file(self._stick, path, parcel.take())
+        self._report.note(f"a report is on the stick: {path}")
 
     def _write_report(self, facts: Facts, time: int, parcel: Parcel) -> None:
         machine = self._machine

@@ -101,13 +101,17 @@ def is_failure(code: int | None) -> bool:
     return code is not None and code >= FIRST_FAILURE and code not in BLAMELESS
 
 
+BY_STICK: Final = "stick"
+"""From where a report came that travelled home on a stick."""
+
+
 class Poll(NamedTuple):
-    """A query that was answered.
+    """A query that was answered, or what a laptop has left on a stick.
 
     Attributes:
         serial: The laptop.
         asked: When.
-        address: From where.
+        address: From where; ``BY_STICK`` if nobody has answered it.
         listed: Whether it is in laptops.csv.
         build: The build it runs.
         stream: The stream it follows.
@@ -274,6 +278,28 @@ def write_polls(connection: Connection, polls: Sequence[Poll]) -> list[Event]:
     if old:
         connection.execute(_UPDATE, old)
     return events
+
+
+def newer(connection: Connection, polls: Sequence[Poll], now: int) -> list[Poll]:
+    """Return those of several laptops' polls that nobody has answered which are news.
+
+    Args:
+        connection: The database.
+        polls: One a laptop; ``asked`` is 0 where nobody knows when that was, which is
+            news only of a laptop that has never told anything.
+        now: The present.
+    """
+    columns = (LAPTOPS.c[name] for name in ("serial", "asked", "ordered"))
+    serials = [poll.serial for poll in polls]
+    query = sa.select(*columns).where(LAPTOPS.c.serial.in_(serials))
+    known = {row[0]: (row[1], row[2]) for row in connection.execute(query)}
+    news = []
+    for poll in polls:
+        asked, ordered = known.get(poll.serial, (-1, None))
+        if poll.asked > asked:
+            still = None if ordered == poll.build else ordered
+            news.append(poll._replace(asked=poll.asked or now, ordered=still))
+    return news
 
 
 _UPDATE: Final = (

@@ -16,13 +16,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.expression import Executable
 
 from olpc_update_query.errors import DiskFailed
-from olpc_update_query.server.recorder import Recorder
+from olpc_update_query.server.recorder import BATCH, Recorder
 from olpc_update_query.server.records import (
     EVENTS,
     HAS_FAILED,
@@ -37,6 +37,7 @@ from olpc_update_query.server.records import (
     State,
     StoredLease,
     is_of_concern,
+    newer,
     trim,
     write_leases,
     write_polls,
@@ -89,6 +90,38 @@ class Reports:
         """Write what is queued and close the database."""
         self._recorder.close()
         self._engine.dispose()
+
+    def bring(self, polls: Sequence[Poll], now: int) -> list[Poll]:
+        """Write what laptops have told elsewhere, all of it or nothing.
+
+        Args:
+            polls: One a laptop; see ``records.newer``.
+            now: The present.
+
+        Returns:
+            Those that were news.
+
+        Raises:
+            DiskFailed: Nothing was written.
+        """
+        self.flush()
+        try:
+            try:
+                return self._bring(polls, now)
+            except OperationalError:  # the server wrote about the same laptop just now
+                return self._bring(polls, now)
+        except DatabaseError as error:
+            raise DiskFailed(self._name, str(error.orig)) from error
+
+    def _bring(self, polls: Sequence[Poll], now: int) -> list[Poll]:
+        taken: list[Poll] = []
+        with self._engine.begin() as connection:
+            for start in range(0, len(polls), BATCH):
+                news = newer(connection, polls[start : start + BATCH], now)
+                _insert(connection, write_polls(connection, news))
+                taken += news
+            trim(connection)
+        return taken
 
     # --- reading ---
 
@@ -202,13 +235,17 @@ class Reports:
         with self._engine.begin() as connection:
             events += write_polls(connection, polls)
             write_leases(connection, leases)
-            if events:
-                rows = [event._asdict() for event in events]
-                connection.execute(sa.insert(EVENTS), rows)
+            _insert(connection, events)
             self._unkept += len(events)
             if self._unkept >= _TRIM_AFTER:
                 trim(connection)
                 self._unkept = 0
+
+
+def _insert(connection: Connection, events: Sequence[Event]) -> None:
+    if events:
+        rows = [event._asdict() for event in events]
+        connection.execute(sa.insert(EVENTS), rows)
 
 
 # --- opening ------------------------------------------------------------------------

@@ -1,114 +1,190 @@
-"""Sticks for schools without a link: builds, and leases for every laptop.
+"""Sticks for schools without a link: builds, orders, leases, statements about keys.
 
-What is on the stick is signed, so nobody has to trust the stick.
+What is on the stick is signed, so nobody has to trust the stick. Each file on it is
+whole or absent, and a build is seen by laptops only when its ``order`` is there, which
+is written last.
 """
 
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final, NamedTuple
 
-from olpc_update_query.errors import SiteError
+from olpc_update_query.errors import NoSpace, SiteError, UnfitStick
+from olpc_update_query.model.stick import LEASES
 from olpc_update_query.ports import Progress
 from olpc_update_query.server import signing
 from olpc_update_query.server.keys import load_site_key
 from olpc_update_query.server.leases import sign_lease
 from olpc_update_query.server.rotations import FILE
 from olpc_update_query.server.site import PublishedBuild, Site
-from olpc_update_query.system.files import (
-    disk_errors,
-    fsync_directory,
-    replace_file,
-    sync_filesystem,
+from olpc_update_query.system.files import disk_errors, free_bytes
+from olpc_update_query.system.sticks import (
+    FAT_LIMIT,
+    directory_on,
+    is_fat,
+    leave_file,
+    write_file,
 )
 from olpc_update_query.trust.keys import Role
 from olpc_update_query.trust.rotation import join_statements
 
+BUILDS: Final = "builds"
+ORDER: Final = "order"
+_PIECE: Final = 1 << 20
+_SMALL: Final = 1 << 20
+"""Bytes up to which a file on the stick is compared, not only measured."""
 
-def copy_builds(
-    builds: Sequence[PublishedBuild], stick: Path, progress: Progress
-) -> None:
-    """Copy builds into ``builds/`` on a stick, each whole or not at all.
 
-    A build that is there with the same manifest is left alone; the plain tree stays
-    behind, because many sticks cannot hold one.
+class Load(NamedTuple):
+    """What is to be on a stick.
+
+    Attributes:
+        orders: The builds, each with its signed order.
+        files: Other files, by their path on the stick.
+    """
+
+    orders: Mapping[PublishedBuild, bytes]
+    files: Mapping[str, bytes]
+
+
+class _Copy(NamedTuple):
+    """A file that must be copied to the stick."""
+
+    source: Path
+    size: int
+    place: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+
+def write_stick(load: Load, stick: Path, progress: Progress) -> None:
+    """Put everything on a stick; what is there already is left alone.
+
+    The plain trees of builds stay behind, because many sticks cannot hold one.
 
     Args:
-        builds: The builds.
-        stick: Where the stick is mounted.
-        progress: Who is told.
+        load: What is to be on it.
+        stick: Where it is mounted.
+        progress: Who is told, also how much room it takes before it is written.
 
     Raises:
-        SiteError: A build has no signed order, without which no laptop takes it.
-        NoSpace, NotPermitted, DiskFailed: The stick cannot be written.
+        UnfitStick: It is FAT, and a file is too large for that.
+        NoSpace: It cannot fit; nothing was written.
+        NotPermitted, DiskFailed: The stick cannot be written.
     """
-    for build in builds:
-        if not (build.path / "order").is_file():
-            raise SiteError(
-                f"build {build.build}", "has no signed order: publish it again"
-            )
-    place = stick / "builds"
     with disk_errors(stick):
-        os.makedirs(place, exist_ok=True)
-        for build in builds:
-            if _is_there(build, place / build.build):
+        copies = [copy for build in load.orders for copy in _missing(build, stick)]
+        _require_fit(copies, stick)
+        _require_room(copies, load, stick, progress)
+        total, done = sum(copy.size for copy in copies), 0
+        for build, order in load.orders.items():
+            mine = [copy for copy in copies if copy.place[1] == build.build]
+            if not mine:
                 progress.step(f"build {build.build} is there already")
-                continue
-            progress.step(f"copying build {build.build}")
-            _copy(build, place)
-        sync_filesystem(place)
+            else:
+                progress.step(f"copying build {build.build}")
+                _hide(build, stick)
+            for copy in mine:
+                _write(copy, stick, progress, (done, total))
+                done += copy.size
+            leave_file(stick, f"{BUILDS}/{build.build}/{ORDER}", order)
+    for path, data in load.files.items():
+        leave_file(stick, path, data)
 
 
-def _is_there(build: PublishedBuild, place: Path) -> bool:
-    for name in ("contents", "order", "pack.index"):
-        try:
-            if (build.path / name).read_bytes() != (place / name).read_bytes():
-                return False
-        except FileNotFoundError:
+def _missing(build: PublishedBuild, stick: Path) -> Iterator[_Copy]:
+    """Yield the files of a build that are not on the stick."""
+    place = (BUILDS, str(build.build))
+    has_index = _is_same(build.path / "pack.index", stick.joinpath(*place))
+    paths = [*build.path.iterdir(), *build.path.glob("delta/*.pack")]
+    for path in sorted(paths):
+        if not path.is_file() or path.name == ORDER or path.name.startswith("."):
+            continue
+        where = (*place, *path.relative_to(build.path).parts[:-1])
+        is_there = _is_same(path, stick.joinpath(*where))
+        if not is_there or (path.name == "pack" and not has_index):
+            yield _Copy(path, path.stat().st_size, where)
+
+
+def _is_same(path: Path, place: Path) -> bool:
+    there = place / path.name
+    try:
+        size = os.lstat(there).st_size
+        if size != path.stat().st_size or there.is_symlink():
             return False
-    packs = {path.name for path in build.path.glob("delta/*.pack")}
-    return packs <= {path.name for path in place.glob("delta/*.pack")}
+        return size > _SMALL or there.read_bytes() == path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
-def _copy(build: PublishedBuild, place: Path) -> None:
-    stage = place / f".tmp-{build.build}"
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir()
-    # contents and times only: sticks keep neither owners nor modes
-    for path in sorted(build.path.iterdir()):
-        if path.is_file():
-            shutil.copyfile(path, stage / path.name)
-    if (build.path / "delta").is_dir():
-        (stage / "delta").mkdir()
-        for path in sorted((build.path / "delta").iterdir()):
-            shutil.copyfile(path, stage / "delta" / path.name)
-    sync_filesystem(stage)
-    shutil.rmtree(place / build.build, ignore_errors=True)
-    stage.rename(place / build.build)
-    fsync_directory(place)
+def _require_fit(copies: Sequence[_Copy], stick: Path) -> None:
+    largest = max(copies, key=lambda copy: copy.size, default=None)
+    if largest is not None and largest.size > FAT_LIMIT and is_fat(stick):
+        reason = (
+            f"it is FAT, which holds no file of 4 GiB, and {largest.source} has "
+            f"{largest.size:,} bytes"
+        )
+        raise UnfitStick(str(stick), reason)
 
 
-def write_leases(site: Site, stick: Path, *, days: int | None, now: int) -> int:
-    """Write ``lease.sig`` with a lease for every laptop that may have one.
+def _require_room(
+    copies: Sequence[_Copy], load: Load, stick: Path, progress: Progress
+) -> None:
+    cluster = max(os.statvfs(stick).f_frsize, 1)
+    sizes = [copy.size for copy in copies]
+    sizes += [len(data) for data in (*load.orders.values(), *load.files.values())]
+    # a directory entry, or a new directory, besides each file
+    needed = sum(-(-size // cluster) + 1 for size in sizes) * cluster
+    free = free_bytes(stick)
+    progress.step(f"{stick}: {needed:,} bytes are needed, {free:,} are free")
+    if needed > free:
+        raise NoSpace(str(stick), needed, free)
+
+
+def _hide(build: PublishedBuild, stick: Path) -> None:
+    """Let no laptop take a build while it is being copied."""
+    with directory_on(stick, BUILDS, str(build.build)) as place:
+        if ORDER in os.listdir(place):
+            os.unlink(ORDER, dir_fd=place)
+            os.fsync(place)
+
+
+def _write(
+    copy: _Copy, stick: Path, progress: Progress, so_far: tuple[int, int]
+) -> None:
+    def chunks() -> Iterator[bytes]:
+        done, total = so_far
+        with copy.source.open("rb") as file:
+            while piece := file.read(_PIECE):
+                yield piece
+                done += len(piece)
+                progress.transferred(done, total)
+
+    with directory_on(stick, *copy.place) as place:
+        write_file(place, copy.name, chunks())
+
+
+# --- leases and keys -----------------------------------------------------------------
+
+
+def lease_files(leases: Mapping[str, str]) -> dict[str, bytes]:
+    """Return leases for many laptops as the files of a stick, by path.
+
+    The initramfs and `olpc-update` read the first. The firmware, which reads the other,
+    knows lines only, and passes over those for other laptops.
 
     Args:
-        site: The site.
-        stick: Where the stick is mounted.
-        days: How long the leases last; None: as site.toml says.
-        now: The present.
-
-    Returns:
-        For how many laptops.
-
-    Raises:
-        MissingKey, UnsafeKey: Nothing can be signed.
-        NoSpace, NotPermitted, DiskFailed: The stick cannot be written.
+        leases: ``act01:`` lines by serial number.
     """
-    lines = all_leases(site, days=days, now=now)
-    with disk_errors(stick):
-        replace_file(stick / "lease.sig", signing.bulk_leases(lines))
-    return len(lines)
+    bulk, lines = LEASES
+    return {
+        bulk: signing.bulk_leases(leases),
+        lines: "".join(leases[serial] for serial in sorted(leases)).encode(),
+    }
 
 
 def all_leases(
@@ -140,18 +216,25 @@ def all_leases(
     }
 
 
-def write_statements(site: Site, stick: Path) -> bool:
-    """Write ``keys.sig`` with the site's statements about keys, if there are any.
+def statement_files(site: Site) -> dict[str, bytes]:
+    """Return the site's statements about keys as a file of a stick, by path."""
+    made = site.statements()
+    return {FILE: join_statements(one.raw for one in made)} if made else {}
 
-    Returns:
-        Whether there are.
+
+def published_orders(
+    builds: Sequence[PublishedBuild],
+) -> dict[PublishedBuild, bytes]:
+    """Return builds with the orders that were signed when they were published.
 
     Raises:
-        NoSpace, NotPermitted, DiskFailed: The stick cannot be written.
+        SiteError: A build has none, without which no laptop takes it.
     """
-    made = site.statements()
-    if made:
-        with disk_errors(stick):
-            raw = join_statements(one.raw for one in made)
-            replace_file(stick / FILE, raw)
-    return bool(made)
+    found = {}
+    for build in builds:
+        try:
+            found[build] = (build.path / ORDER).read_bytes()
+        except FileNotFoundError:
+            where = f"build {build.build}"
+            raise SiteError(where, "has no signed order: publish it again") from None
+    return found

@@ -1,59 +1,95 @@
-"""Writing on somebody's stick: whoever made it may have laid out links in the way."""
+"""Writing on somebody's stick: whoever made it may have laid out links in the way.
+
+The file systems of sticks know neither modes nor owners nor links, so none are used.
+Each file is there whole or not at all, also when the stick is pulled out too early.
+"""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from olpc_update_query.system.files import disk_errors, write_all
 
+FAT_LIMIT: Final = (4 << 30) - 1
+"""Bytes of the largest file on FAT."""
+
+_FAT: Final = frozenset({"vfat", "msdos", "fuse.fusefat"})
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def leave_file(stick: Path, directory: str, name: str, data: bytes) -> None:
-    """Put a file into a directory of a stick, whole or not at all, through no link.
-
-    The file systems of sticks know neither modes nor links, so none are used. What a
-    stick that was pulled out too early has left of an earlier try is removed.
-
-    Args:
-        stick: Where the stick is mounted.
-        directory: The directory on it, made if need be.
-        name: The file, of letters, digits and ``._+-``; an old one is replaced.
-        data: The whole content.
-
-    Raises:
-        NoSpace, NotPermitted, DiskFailed: The stick is full, read-only or failing, or
-            a link lies where the directory should be.
-    """
-    with disk_errors(stick / directory, needed=len(data)), _opened(stick) as top:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory, 0o755, dir_fd=top)
-        with _opened(directory, top) as place:
-            _replace(place, name, data)
-        os.fsync(top)
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 @contextlib.contextmanager
-def _opened(path: Path | str, above: int | None = None) -> Iterator[int]:
-    """Open a directory: the stick's own by any path, those on it through no link."""
-    flags = _DIRECTORY if above is None else _DIRECTORY | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, dir_fd=above)
+def directory_on(stick: Path, *names: str) -> Iterator[int]:
+    """Open a directory of a stick through no link, made if need be.
+
+    Args:
+        stick: Where the stick is mounted.
+        names: The directory on it, one name a level; none for the stick's top.
+
+    Yields:
+        Its descriptor.
+
+    Raises:
+        OSError: It cannot be made, or a link or a file lies in its place.
+    """
+    descriptor = os.open(stick, _DIRECTORY)
     try:
+        for name in names:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=descriptor)
+                os.fsync(descriptor)
+            above = descriptor
+            descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+            os.close(above)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _replace(place: int, name: str, data: bytes) -> None:
+def leave_file(stick: Path, path: str, data: bytes) -> None:
+    """Put a file on a stick, over an old one, whole or not at all, through no link.
+
+    Args:
+        stick: Where the stick is mounted.
+        path: The file's path on it; directories are made if need be.
+        data: The whole content.
+
+    Raises:
+        NoSpace, NotPermitted, DiskFailed: The stick is full, read-only or failing, or
+            a link lies in the way.
+    """
+    *above, name = path.split("/")
+    with (
+        disk_errors(stick / path, needed=len(data)),
+        directory_on(stick, *above) as place,
+    ):
+        write_file(place, name, [data])
+
+
+def write_file(place: int, name: str, chunks: Iterable[bytes]) -> None:
+    """Write a file in an open directory, whole or not at all.
+
+    What an earlier try has left, whose stick was pulled out too early, is removed.
+
+    Args:
+        place: The directory's descriptor.
+        name: The file's name in it.
+        chunks: The content.
+
+    Raises:
+        OSError: See ``disk_errors``; nothing is left behind.
+    """
     fresh = f".{name}.new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(fresh, dir_fd=place)
     descriptor = os.open(fresh, _FRESH, 0o644, dir_fd=place)
     try:
         try:
-            write_all(descriptor, data)
+            for chunk in chunks:
+                write_all(descriptor, chunk)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -63,3 +99,14 @@ def _replace(place: int, name: str, data: bytes) -> None:
             os.unlink(fresh, dir_fd=place)
         raise
     os.fsync(place)
+
+
+def is_fat(path: Path) -> bool:
+    """Tell whether a directory is on FAT, which holds no file of 4 GiB."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in _MOUNTS.read_text(errors="replace").splitlines():
+        fields, _, rest = line.partition(" - ")
+        if fields.split()[2] == wanted:
+            return rest.split()[0] in _FAT
+    return False

@@ -219,7 +219,7 @@ def test_a_stick_holds_what_is_assigned_and_leases(
     out = shell.good("usb", site.path, stick, "--leases", "60")
     assert "1 laptops find a lease" in out
     assert list(on_stick(stick)) == ["762"]
-    for name in ("contents", "order", "pack", "delta/760.pack"):
+    for name in ("contents", "pack", "delta/760.pack"):
         copied = (stick / "builds/762" / name).read_bytes()
         assert copied == (site.builds / "762" / name).read_bytes()
     assert not (stick / "builds/762/root").exists()
@@ -242,18 +242,20 @@ def test_a_stick_is_only_written_where_it_must_be(
     told = shell.bad(errors.NoAssignment, "usb", site.path, tmp_path)
     assert "--build" in told
     stick = tmp_path / "stick"
-    (stick / "builds/.tmp-762").mkdir(parents=True)  # a stick pulled out too early
-    shell.good("usb", site.path, stick, "--build", "762")
-    assert os.listdir(stick / "builds") == ["762"]
+    (stick / "builds/762").mkdir(parents=True)
+    (stick / "builds/762/.pack.new").touch()  # a stick pulled out too early
+    out = shell.good("usb", site.path, stick, "--build", "762")
+    assert "bytes are needed" in out
+    assert not [path for path in stick.rglob("*") if path.name.startswith(".")]
     before = (stick / "builds/762/pack").stat()
     out = shell.good("usb", site.path, stick, "--build", "762")
     assert "is there already" in out
     assert (stick / "builds/762/pack").stat().st_ino == before.st_ino
     (stick / "builds/762/order").write_bytes(b"old")
     shell.good("usb", site.path, stick, "--build", "762")
-    order = (stick / "builds/762/order").read_bytes()
-    assert order == (site.builds / "762/order").read_bytes()
+    raw = (stick / "builds/762/order").read_bytes()
+    now = SystemClock().now()
+    order = open_order(raw, ring=ring(), serial=SERIAL, now=now)
+    assert order.expiry is not None
+    assert 89 * 86400 < order.expiry - now <= 90 * 86400
     shell.bad(errors.UnknownBuild, "usb", site.path, stick, "--build", "763")
-    (site.builds / "762/order").unlink()
-    told = shell.bad(errors.SiteError, "usb", site.path, stick, "--build", "762")
-    assert "no signed order" in told

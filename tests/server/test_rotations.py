@@ -19,7 +19,7 @@ from olpc_update_query.server.orders import sign_orders_again
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rotations import Made, needed, parse_statements
 from olpc_update_query.server.site import Site
-from olpc_update_query.server.stick import write_statements
+from olpc_update_query.server.stick import statement_files
 from olpc_update_query.trust.answer import open_answer, open_order
 from olpc_update_query.trust.keys import KeyRing, PublicKey, Role
 from olpc_update_query.trust.rotation import follow, read_statement, split_statements
@@ -201,12 +201,9 @@ def test_orders_are_signed_again(tmp_path: Path) -> None:
 
 def test_sticks_carry_the_statements(tmp_path: Path) -> None:
     site = make_site(tmp_path)
-    stick = tmp_path / "stick"
-    stick.mkdir()
-    assert not write_statements(site, stick)
+    assert statement_files(site) == {}
     rotating.rotate(site, Role.LEASE, "2027", NOW)
-    assert write_statements(site, stick)
-    raws = split_statements((stick / "keys.sig").read_bytes())
+    raws = split_statements(statement_files(site)["keys.sig"])
     keys = KeyRing([PublicKey(Role.LEASE, signer("lease").public, "x")])
     assert len(follow(raws, keys).statements) == 1
 
