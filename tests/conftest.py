@@ -25,6 +25,7 @@ PROGRAMS = {
     "chromium-driver": "chromedriver",
     "dnsmasq-base": "dnsmasq",
     "dbus": "dbus-daemon",
+    "dosfstools": "mkfs.vfat",
     "e2fsprogs": "mkfs.ext4",
     "groff-base": "groff",
     "fuse3": "fusermount3",

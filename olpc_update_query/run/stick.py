@@ -53,8 +53,9 @@ from olpc_update_query.run.places import (
     url_of,
 )
 from olpc_update_query.run.trial import settle
-from olpc_update_query.system.files import read_bounded
+from olpc_update_query.system.files import disk_errors, read_bounded
 from olpc_update_query.system.host import draw_nonce
+from olpc_update_query.system.lent import lend, reach
 from olpc_update_query.system.security import install_lease
 from olpc_update_query.system.sticks import leave_file
 from olpc_update_query.trust.answer import TrustedOrder
@@ -75,6 +76,7 @@ class FromStick(ByHand):
 
     Raises:
         BuildNotFound: The build that was named is not on it, or nothing is.
+        TreeError: It cannot be read.
     """
 
     def __init__(
@@ -95,6 +97,8 @@ class FromStick(ByHand):
         super().__init__(machine, audience, build or BuildId(""), places, force=force)
         self._purpose, self._first = "olpc-update --usb", f"reading {stick}"
         self._stick, self._is_named = stick, build is not None
+        with disk_errors(stick):
+            lend(stick.resolve())
         self._signed = 0
 
     def run(self) -> int:
@@ -157,7 +161,7 @@ class FromStick(ByHand):
         identity = self._machine.identity
         for name in LEASES:
             try:
-                raw = read_bounded(self._stick / name, MAX_LEASES)
+                raw = read_bounded(reach(self._stick.resolve() / name), MAX_LEASES)
             except FileNotFoundError:
                 continue
             except (OSError, ValueError) as error:

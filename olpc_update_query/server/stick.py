@@ -134,11 +134,15 @@ def _require_fit(copies: Sequence[_Copy], stick: Path) -> None:
 def _require_room(
     copies: Sequence[_Copy], load: Load, stick: Path, progress: Progress
 ) -> None:
-    cluster = max(os.statvfs(stick).f_frsize, 1)
+    room = os.statvfs(stick)
+    cluster = max(room.f_frsize, 1)
     sizes = [copy.size for copy in copies]
     sizes += [len(data) for data in (*load.orders.values(), *load.files.values())]
     # a directory entry, or a new directory, besides each file
     needed = sum(-(-size // cluster) + 1 for size in sizes) * cluster
+    if not room.f_blocks:  # some file systems do not tell
+        progress.step(f"{stick}: {needed:,} bytes are needed")
+        return
     free = free_bytes(stick)
     progress.step(f"{stick}: {needed:,} bytes are needed, {free:,} are free")
     if needed > free:

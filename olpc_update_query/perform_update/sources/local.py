@@ -8,16 +8,20 @@ from urllib.parse import unquote, urlsplit
 
 from olpc_update_query import errors
 from olpc_update_query.ports import Stream
+from olpc_update_query.system.lent import reach
 
 _PIECE = 64 * 1024
 
 
 def directory_of(url: str) -> Path | None:
-    """Return the directory that a ``file:`` URL or an absolute path names."""
+    """Return the directory that a ``file:`` URL or an absolute path names.
+
+    Where a directory was lent (``system.lent``), it is reached through that.
+    """
     if url.startswith("/"):
-        return Path(url)
+        return reach(Path(url))
     parts = urlsplit(url)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+    return reach(Path(unquote(parts.path))) if parts.scheme == "file" else None
 
 
 class LocalFiles:

@@ -1,0 +1,197 @@
+"""Sticks as they are: FAT and ext4, read-only, full, damaged, pulled out."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from olpc_update_query import errors
+from tests import media
+from tests.cli.black_box import update
+from tests.cli.school import NOISE, School
+from tests.cli.shell import Shell
+from tests.keys import SERIAL
+from tests.laptop import boots
+from tests.perform_update.published import make_build
+from tests.server.sites import LAPTOP, list_laptops, make_site
+from tests.simulator import simulate, work_of
+from tests.trees import build_tree, difference, snapshot
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.needs("dosfstools", "e2fsprogs", "fusefat", "util-linux"),
+]
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def school(tmp_path: Path) -> Iterator[School]:
+    (tmp_path / "www").mkdir()
+    with simulate(tmp_path / "www") as server:
+        yield School(tmp_path, server)
+
+
+@pytest.fixture(params=media.KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def fill(school: School, kind: str, image: Path, where: Path) -> None:
+    """Put the school's builds on a new stick."""
+    media.make_image(kind, image, 40 * MIB)
+    with media.mounted(kind, image, where) as stick:
+        words = map(str, ("cp", "-r", school.www / "builds", stick))
+        subprocess.run(list(words), check=True)
+
+
+def test_from_the_site_to_the_laptop_and_home_again(
+    shell: Shell, school: School, tmp_path: Path, kind: str
+) -> None:
+    """The whole way: `usb`, `olpc-update --usb`, `reports import`."""
+    site = make_site(tmp_path)
+    list_laptops(site, LAPTOP)
+    tree = tmp_path / "tree"
+    build_tree(tree, {"etc/motd": "from a stick", "lib/big": NOISE})
+    shell.good("publish", site.path, tree, "--build", "770")
+    shell.good("assign", site.path, "--build", "770")
+    image = media.make_image(kind, tmp_path / "image", 40 * MIB)
+    with media.mounted(kind, image, tmp_path / "mnt") as stick:
+        for _ in range(2):
+            shell.good("usb", site.path, stick, "--leases", "60")
+    with media.mounted(kind, image, tmp_path / "mnt") as stick:
+        done = update(school.root, "--usb", str(stick))
+        assert (done.code, done.err) == (0, "")
+    assert boots(school.root) == "770"
+    pristine = school.root / "versions/pristine/770"
+    assert (pristine / "etc/motd").read_text() == "from a stick"
+    assert (school.root / "security/lease.sig").read_text().count("\n") == 1
+    with media.mounted(kind, image, tmp_path / "mnt") as stick:
+        names = sorted(path.name for path in stick.iterdir())
+        assert set(names) - {"lost+found"} == {
+            "builds",
+            "lease.sig",
+            "reports",
+            "security",
+        }
+        assert "1 new" in shell.good("reports", "import", site.path, stick)
+    out = shell.good("laptops", "show", site.path, SERIAL)
+    assert "build 770 is installed" in out
+    if kind == "ext4":  # of FAT it would be fusefat that is judged
+        subprocess.run(["e2fsck", "-fn", image], check=True)
+
+
+def test_read_only(school: School, tmp_path: Path, kind: str) -> None:
+    image = tmp_path / "image"
+    fill(school, kind, image, tmp_path / "mnt")
+    with media.mounted(kind, image, tmp_path / "mnt", read_only=True) as stick:
+        done = update(school.root, "--usb", str(stick))
+        assert (done.code, boots(school.root)) == (0, "762")
+        assert not (stick / "reports").exists()
+    (line,) = done.err.splitlines()
+    assert "the report on the stick could not be written: " in line
+
+
+def test_full(school: School, tmp_path: Path, kind: str) -> None:
+    image = tmp_path / "image"
+    fill(school, kind, image, tmp_path / "mnt")
+    with media.mounted(kind, image, tmp_path / "mnt") as stick:
+        media.fill_up(stick)
+        done = update(school.root, "--usb", str(stick))
+        assert (done.code, boots(school.root)) == (0, "762")
+        assert "the report on the stick could not be written: " in done.err
+        assert not [path for path in stick.rglob("*") if path.name.endswith(".new")]
+
+
+def test_pulled_out_while_it_is_read(school: School, tmp_path: Path, kind: str) -> None:
+    image, where = tmp_path / "image", tmp_path / "mnt"
+    files = {"lib/huge": os.urandom(8 * MIB), "etc/x": b"x"}
+    school.publish(make_build(tmp_path / "763", "763", files))
+    fill(school, kind, image, where)
+    before = snapshot(school.root / "versions/pristine/760")
+    with media.plugged_in(image, tmp_path / "socket") as (device, socket):
+        with media.mounted(kind, device, where) as stick:
+            socket.pull_out_after(4 * MIB)
+            done = update(school.root, "--usb", str(stick))
+            wanted = [errors.SourceFailed.exit_code]
+            if kind == "fat":  # fusefat says of files that it cannot read: not there
+                wanted.append(errors.BuildNotFound.exit_code)
+            assert done.code in wanted, done.err
+            assert boots(school.root) == "760"
+            socket.plug_in()
+        arrived = sum(
+            path.stat().st_size
+            for path in (work_of(school.root) / "asker/downloads").rglob("*")
+        )
+        assert arrived > MIB, "what has come is kept"
+        with media.mounted(kind, device, where) as stick:
+            socket.pull_out_after(14 * MIB - arrived)
+            done = update(school.root, "--usb", str(stick))
+    assert (done.code, boots(school.root)) == (0, "763"), done.err
+    assert not difference(before, snapshot(school.root / "versions/pristine/760"))
+
+
+@pytest.mark.parametrize("name", ["order", "contents", "contents.zst", "pack"])
+def test_damaged(school: School, tmp_path: Path, name: str) -> None:
+    """Bits that have flipped on a stick are never believed."""
+    image, where = tmp_path / "image", tmp_path / "mnt"
+    fill(school, "ext4", image, where)
+    with media.mounted("ext4", image, where) as stick:
+        shutil.rmtree(stick / "builds/762/delta")
+        path = stick / "builds/762" / name
+        data = bytearray(path.read_bytes())
+        for place in range(len(data) // 3, len(data), max(len(data) // 5, 1)):
+            data[place] ^= 0x10
+        path.write_bytes(data)
+        done = update(school.root, "--usb", str(stick))
+    if done.code == 0:
+        assert name.startswith("contents"), "there are two of them"
+        found = snapshot(school.root / "versions/pristine/762")
+        assert not difference(snapshot(school.new.tree), found)
+    else:
+        assert done.code in {14, 23, 25}, done.err
+        assert boots(school.root) == "760"
+
+
+def test_too_large_for_fat(shell: Shell, tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    build_tree(tmp_path / "tree", {"etc/motd": "x"})
+    shell.good("publish", site.path, tmp_path / "tree", "--build", "770")
+    with open(site.builds / "770/pack", "r+b") as file:
+        file.truncate(1 << 32)
+    image = media.make_image("fat", tmp_path / "image", 40 * MIB)
+    with media.mounted("fat", image, tmp_path / "mnt") as stick:
+        told = shell.bad(errors.UnfitStick, "usb", site.path, stick, "--build", "770")
+        assert list(stick.iterdir()) == []
+    assert "it is FAT, which holds no file of 4 GiB" in told
+    assert "ext4" in told
+
+
+def test_too_large_for_the_stick(shell: Shell, tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    build_tree(tmp_path / "tree", {"lib/huge": os.urandom(60 * MIB)})
+    shell.good("publish", site.path, tmp_path / "tree", "--build", "770")
+    image = media.make_image("ext4", tmp_path / "image", 40 * MIB)
+    with media.mounted("ext4", image, tmp_path / "mnt") as stick:
+        ran = shell.run("usb", site.path, stick, "--build", "770")
+        assert ran.code == errors.NoSpace.exit_code
+        assert not (stick / "builds").exists()
+    needed = re.search(r": ([0-9,]+) bytes are needed, ([0-9,]+) are free", ran.out)
+    assert needed is not None
+    assert int(needed[1].replace(",", "")) > 60 * MIB
+
+
+def test_the_stick_of_a_desktop(school: School, tmp_path: Path) -> None:
+    """`/media/USER` is closed to everybody else; the stick below it is not."""
+    place = school.root / "media/child"
+    place.mkdir(parents=True)
+    shutil.copytree(school.www / "builds", place / "STICK/builds")
+    place.chmod(0o700)
+    done = update(school.root, "--usb")
+    assert (done.code, boots(school.root)) == (0, "762"), done.err
+    assert done.lines[0].startswith(f"{place}/STICK: ")
+    assert "/proc/" not in done.out + done.err
