@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from olpc_update_query.run.stick import FromStick
 
 
+_BARE = (
+    "it holds the tree of an old build, of which nothing is signed; "
+    "`olpc-update -u - {} BUILD` installs it all the same, as root"
+)
+
+
 def job(
     given: Common, console: Console, path: str, build: BuildId | None, *, force: bool
 ) -> "FromStick":
@@ -48,11 +54,17 @@ def find(given: Common, path: str) -> tuple[Path, dict[BuildId, Path]]:
     Raises:
         BuildNotFound: None is mounted that has anything for laptops.
     """
-    from olpc_update_query.run.places import on_stick, sticks
+    from olpc_update_query.run.places import (
+        is_bare_tree,
+        mount_places,
+        on_stick,
+        sticks,
+    )
 
-    if path:
-        return Path(path), on_stick(Path(path))
-    mounted = sticks(given.root)
+    mounted = [Path(path)] if path else sticks(given.root)
+    for place in mounted or mount_places(given.root):
+        if is_bare_tree(place) and not on_stick(place):
+            raise errors.BuildNotFound(str(place), _BARE.format(place))
     if not mounted:
         reason = "no stick with builds or leases is mounted; say where: --usb PATH"
         raise errors.BuildNotFound("--usb", reason)

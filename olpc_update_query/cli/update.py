@@ -73,7 +73,8 @@ def main() -> NoReturn:
     "--unsigned",
     nargs=2,
     metavar="CONTENTS_URL TREE_URL",
-    help="Install an old build that nobody has signed, from its tree; BUILD names it.",
+    help="Install an old build that nobody has signed, from its tree at rsync:// or in "
+    "the directory where an old stick is mounted; BUILD names it.",
 )
 @click.option("--rollback", is_flag=True, help="Boot the alternate build next.")
 @click.option("--confirm", is_flag=True, help="The running build is up: end its trial.")
@@ -158,11 +159,12 @@ def _install(given: Common, wanted: Wanted, console: Console) -> int:
 def _install_unsigned(
     given: Common, wanted: Wanted, console: Console, tree_url: str
 ) -> int:
-    from olpc_update_query.run.legacy import UNSIGNED, Legacy, name_of
+    from olpc_update_query.run.legacy import UNSIGNED, Legacy, is_remote, name_of
     from olpc_update_query.system.power import restart
 
-    if not tree_url.startswith("rsync://"):
-        raise click.UsageError(f"{tree_url}: an unsigned tree comes by rsync:// only")
+    if not is_remote(tree_url) and not tree_url.startswith(("/", "file:///")):
+        reason = "an unsigned tree comes by rsync://, or from a directory, as /PATH"
+        raise click.UsageError(f"{tree_url}: {reason}")
     build = name_of(tree_url) if wanted.build is None else _build(wanted.build)
     console.warn(UNSIGNED.format(build, tree_url))
     console.step("its old manifest is not read: nobody knows its format any more")

@@ -111,6 +111,8 @@ def as_asker(
     function: Callable[[], None],
     report: Report,
     facts: Mapping[str, Json] | None = None,
+    *,
+    reads_all: bool = False,
 ) -> None:
     """Do something as the asker.
 
@@ -119,6 +121,7 @@ def as_asker(
         function: What to do; what it returns is lost, see ``Slip``.
         report: The asker's, which is told when it fails.
         facts: What else the outcome tells then.
+        reads_all: Let it read every file, whoever owns it.
 
     Raises:
         AskerEndedError: It failed and said so.
@@ -134,7 +137,10 @@ def as_asker(
             return error.exit_code
         return 0
 
-    code = run_as(ASKER_USERS, guarded) if is_separate(machine) else guarded()
+    if is_separate(machine):
+        code = run_as(ASKER_USERS, guarded, reads_all=reads_all)
+    else:
+        code = guarded()
     if code:
         raise AskerEndedError(code)
 

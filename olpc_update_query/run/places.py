@@ -48,12 +48,21 @@ def sticks(root: Path) -> list[Path]:
 
     Those that hold builds come first.
     """
-    places = dict.fromkeys(
-        path for pattern in MOUNT_PLACES for path in sorted(root.glob(pattern))
-    )
+    places = mount_places(root)
     builds = [path for path in places if on_stick(path)]
     leases = [path for path in places if has_leases(path)]
     return list(dict.fromkeys((*builds, *leases)))
+
+
+def mount_places(root: Path) -> list[Path]:
+    """Return the directories where sticks may be mounted."""
+    found = (path for pattern in MOUNT_PLACES for path in sorted(root.glob(pattern)))
+    return list(dict.fromkeys(found))
+
+
+def is_bare_tree(path: Path) -> bool:
+    """Tell whether the root of a stick is the tree of an old build."""
+    return all((path / name).is_dir() for name in ("boot", "etc", "usr"))
 
 
 def choose(found: dict[BuildId, Path], wanted: BuildId | None, where: str) -> Path:

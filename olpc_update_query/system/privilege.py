@@ -18,10 +18,15 @@ from olpc_update_query import errors
 CRASHED = 70  # EX_SOFTWARE: the function ended in an exception; see its traceback
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_KEEPCAPS = 8
 _PR_SET_NO_NEW_PRIVS = 38
+_CAP_DAC_READ_SEARCH = 2
+_CAPABILITIES_3 = 0x20080522
 
 
-def run_as(users: tuple[str, ...], function: Callable[[], int]) -> int:
+def run_as(
+    users: tuple[str, ...], function: Callable[[], int], *, reads_all: bool = False
+) -> int:
     """Run ``function`` in a child process as the first user that exists.
 
     The child gives up root, its groups and the way back (no_new_privs), has umask
@@ -30,6 +35,7 @@ def run_as(users: tuple[str, ...], function: Callable[[], int]) -> int:
     Args:
         users: Names in order of preference, such as ``("olpc-update", "nobody")``.
         function: Does the work; what it returns (0 to 255) is the exit code.
+        reads_all: Let it read every file, whoever owns it, and nothing else of root's.
 
     Returns:
         The exit code; ``CRASHED`` when the function raised.
@@ -48,7 +54,7 @@ def run_as(users: tuple[str, ...], function: Callable[[], int]) -> int:
     parent = os.getpid()
     child = os.fork()
     if child == 0:
-        os._exit(_live(parent, account, function))
+        os._exit(_live(parent, account, function, reads_all=reads_all))
     return _outcome(account.pw_name, _wait(child))
 
 
@@ -63,11 +69,17 @@ def _account(users: tuple[str, ...]) -> pwd.struct_passwd:
     )
 
 
-def _live(parent: int, account: pwd.struct_passwd, function: Callable[[], int]) -> int:
+def _live(
+    parent: int,
+    account: pwd.struct_passwd,
+    function: Callable[[], int],
+    *,
+    reads_all: bool,
+) -> int:
     """Live the child's life; return its exit code."""
     code = CRASHED
     try:
-        drop_to(account.pw_uid, account.pw_gid)
+        drop_to(account.pw_uid, account.pw_gid, reads_all=reads_all)
         die_with(parent)
         code = function() & 0xFF
     except KeyboardInterrupt:
@@ -83,15 +95,24 @@ def _live(parent: int, account: pwd.struct_passwd, function: Callable[[], int]) 
     return code
 
 
-def drop_to(uid: int, gid: int) -> None:
+def drop_to(uid: int, gid: int, *, reads_all: bool = False) -> None:
     """Become ``uid`` and ``gid`` for good, and lose every other group and way back.
+
+    Args:
+        uid: The user.
+        gid: Its group.
+        reads_all: Keep the capability to read every file, and no other.
 
     Raises:
         OSError: The kernel refused; the caller must not go on.
     """
     os.setgroups([])
+    if reads_all:
+        _prctl(_PR_SET_KEEPCAPS, 1)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+    if reads_all:
+        _keep_only(1 << _CAP_DAC_READ_SEARCH)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     os.umask(0o022)
 
@@ -101,6 +122,17 @@ def die_with(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it ended before the kernel was asked
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _keep_only(capabilities: int) -> None:
+    """Keep these capabilities, which are among the first 32, and give up the rest."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITIES_3, 0)
+    # effective, permitted, inheritable; then the same for those above the 32nd
+    wanted = (ctypes.c_uint32 * 6)(capabilities, capabilities, 0, 0, 0, 0)
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.capset(header, wanted) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def _prctl(option: int, value: int) -> None:

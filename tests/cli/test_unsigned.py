@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pytest
 from bench.relay import relay_to
 from olpc_update_query import errors
 from olpc_update_query.run.legacy import name_of
-from tests import rsyncd
+from tests import media, rsyncd
 from tests.cli.black_box import update
 from tests.cli.school import School
 from tests.laptop import boots, boots_alternate
-from tests.simulator import simulate
+from tests.simulator import simulate, work_of
 from tests.trees import difference, snapshot
 
 pytestmark = [pytest.mark.root, pytest.mark.needs("rsync")]
@@ -110,10 +111,62 @@ def test_tree_without_a_name_is_refused(school: School) -> None:
     assert "has no build-NAME in it; say the name as well" in done.err
 
 
-def test_it_comes_by_rsync_only(school: School, old: Path) -> None:
-    done = update(school.root, "-u", "-", str(old / "root"), "653")
-    assert done.code == 2
-    assert "rsync://" in done.err
+# --- from a directory, such as an old stick whose root is the tree -------------------
+
+
+@pytest.mark.needs("fuseiso", "util-linux", "xorriso")
+def test_an_old_iso_image(school: School, old: Path, tmp_path: Path) -> None:
+    tree, image = old / "root", tmp_path / "old.iso"
+    (tree / "null").unlink()  # fuseiso knows no device numbers
+    (tree / "etc/link").unlink()  # nor a slash at the end of a link
+    (tree / "etc/link").symlink_to("../lib/big")
+    (tree / "lib/ünïcode name\n").unlink()
+    words = ["xorriso", "-as", "mkisofs", "-quiet", "-R", "-V", "8.2.0 767"]
+    subprocess.run([*words, "-o", image, tree], check=True, capture_output=True)
+    before = snapshot(school.root / "versions/pristine/760")
+    with media.mounted("iso", image, tmp_path / "mnt") as stick:
+        done = update(school.root, "--usb", str(stick))
+        assert done.code == errors.BuildNotFound.exit_code
+        assert f"`olpc-update -u - {stick} BUILD` installs it all the same" in done.err
+        assert boots(school.root) == "760"
+        done = update(school.root, "-u", "-", str(stick), "767")
+    assert done.code == 0, done.err
+    assert "NOTHING OF BUILD 767 IS SIGNED" in done.err
+    assert (boots(school.root), boots_alternate(school.root)) == ("767", "760")
+    pristine = school.root / "versions/pristine/767"
+    facts = (pristine / "etc/secret").stat()
+    assert (facts.st_mode & 0o7777, facts.st_uid, facts.st_gid) == (0o400, 500, 501)
+    assert (pristine / "etc/secret").read_bytes() == b"mine"
+    assert (pristine / "lib/big").stat().st_mode & 0o7777 == 0o4755
+    assert (pristine / "lib/big").read_bytes() == (tree / "lib/big").read_bytes()
+    assert os.readlink(pristine / "etc/link") == "../lib/big"
+    assert int((pristine / "etc/motd").stat().st_mtime) == 1_194_004_800
+    assert not difference(before, snapshot(school.root / "versions/pristine/760"))
+    left = work_of(school.root) / "asker/downloads"
+    assert not [path for path in left.rglob("*") if path.is_file()]
+    assert update(school.root, "--verify").code == 0
+
+
+def test_a_tree_in_a_directory(school: School, old: Path) -> None:
+    """Everything it has, also what only root can read, below what only root enters."""
+    tree = old / "root"
+    old.chmod(0o700)
+    for url in (str(tree), f"file://{tree}"):
+        done = update(school.root, "-f", "-u", "-", url, "653")
+        assert done.code == 0, done.err
+    assert boots(school.root) == "653"
+    found = snapshot(school.root / "versions/pristine/653")
+    assert not difference(snapshot(tree), found)
+
+
+def test_a_directory_must_be_named_and_there(school: School, tmp_path: Path) -> None:
+    done = update(school.root, "-u", "-", str(tmp_path))
+    assert done.code == errors.Malformed.exit_code
+    assert "say the name as well" in done.err
+    done = update(school.root, "-u", "-", str(tmp_path / "nothing"), "653")
+    assert done.code == errors.DiskFailed.exit_code
+    for url in ("http://h/build-1/root", "tree"):
+        assert update(school.root, "-u", "-", url, "653").code == 2
 
 
 @pytest.mark.parametrize("words", [("--usb",), ("--rollback",), ("--installed",)])

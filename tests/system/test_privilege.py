@@ -1,5 +1,6 @@
 """A child that may do less than its parent."""
 
+import contextlib
 import os
 import pwd
 import signal
@@ -39,6 +40,36 @@ def test_child_is_nobody_for_good(tmp_path: Path) -> None:
     assert status["NoNewPrivs"] == "1"
     assert status["CapEff"] == status["CapPrm"] == "0" * 16
     assert umask == 0o022
+
+
+def test_child_that_may_read_everything(tmp_path: Path) -> None:
+    """It opens what is closed to everybody, and can still write nothing there."""
+    tmp_path.chmod(0o700)
+    secret, shared = tmp_path / "secret", tmp_path.with_name("shared")
+    secret.write_text("mine")
+    secret.chmod(0o400)
+    shared.mkdir()
+    shared.chmod(0o777)
+
+    def look() -> int:
+        status = status_of_self()
+        (shared / "told").write_text(repr(status))
+        if secret.read_text() != "mine":
+            return 1
+        for way in (secret.write_text, (tmp_path / "new").write_text):
+            with contextlib.suppress(PermissionError):
+                way("no")
+                return 2
+        with contextlib.suppress(PermissionError):
+            os.setuid(0)
+            return 3
+        return 0
+
+    assert privilege.run_as(("nobody",), look, reads_all=True) == 0
+    status = eval((shared / "told").read_text())
+    assert status["Uid"].split() == [str(NOBODY.pw_uid)] * 4
+    assert status["CapEff"] == status["CapPrm"] == f"{1 << 2:016x}"
+    assert (status["CapInh"], status["NoNewPrivs"]) == ("0" * 16, "1")
 
 
 def test_child_cannot_become_root_again() -> None:

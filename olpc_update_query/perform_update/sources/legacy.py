@@ -5,7 +5,8 @@ and a manifest of ours is made from what arrived. Nothing of it is signed: only 
 may want it, by hand.
 
 It is fetched without privileges. What only root may give a file, its owner and what
-kind of device it is, rsync notes in an attribute (``--fake-super``).
+kind of device it is, rsync notes in an attribute (``--fake-super``). A tree in a
+directory, such as a mounted image, tells that itself.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -38,6 +39,7 @@ from olpc_update_query.perform_update.sources.spool import need_room
 from olpc_update_query.perform_update.store import FILES
 from olpc_update_query.ports import Progress
 from olpc_update_query.system.files import disk_errors
+from olpc_update_query.system.lent import reach
 
 _KINDS: Final = {
     stat.S_IFDIR: Kind.DIRECTORY,
@@ -62,6 +64,7 @@ _ALL: Final = (
 _NOTE: Final = "user.rsync.%stat"
 _FACTS: Final = re.compile(rb"([0-7]+) ([0-9]+),([0-9]+) ([0-9]+):([0-9]+)")
 _TOTAL: Final = re.compile(r"^Total file size: ([0-9]+)", re.MULTILINE)
+_PIECE: Final = 1 << 20
 _BASES: Final = 3
 _TRIES: Final = 3
 
@@ -108,13 +111,81 @@ def fetch_tree(
     _copy(url, area / "tree", installed, options, progress)
     progress.step("making a manifest from what has arrived")
     with disk_errors(area):
-        arrived = _write_manifest(area, build)
+        entries = _entries(os.fsencode(area / "tree"), _digest)
+        arrived = _write_manifest(area, build, entries)
         target = downloads / arrived.contents
         (target / FILES).mkdir(parents=True, exist_ok=True)
         _move_files(area, target / FILES, _known(installed))
         os.rename(area / "contents", target / "contents")
         shutil.rmtree(area)
     return arrived
+
+
+def take_tree(
+    tree: Path,
+    build: BuildId,
+    *,
+    installed: Sequence[InstalledTree],
+    downloads: Path,
+    progress: Progress,
+) -> Arrived:
+    """Make of a tree in a directory what a download of one of our builds leaves.
+
+    Each file is read once. What is installed already is not copied.
+
+    Args:
+        tree: The directory, such as a mounted image whose root is the tree.
+        build: What to call it.
+        installed: Trees whose contents need no copy.
+        downloads: The directory in which every build has its own.
+        progress: Who is told.
+
+    Raises:
+        NoSpace: It cannot fit.
+        TreeError: The tree cannot be read, or the disk is failing.
+    """
+    area = downloads / f"legacy-{build}"
+    with disk_errors(tree):
+        shutil.rmtree(area, ignore_errors=True)
+        (area / FILES).mkdir(parents=True)
+        copies = _Copies(
+            area / FILES, _known(installed), _bytes_in(reach(tree)), progress
+        )
+        need_room(area, copies.total)
+        progress.step(f"reading the whole tree in {tree}, {copies.total / 1e6:.0f} MB")
+        entries = _entries(os.fsencode(reach(tree)), copies.take)
+        arrived = _write_manifest(area, build, entries)
+        target = downloads / arrived.contents
+        shutil.rmtree(target, ignore_errors=True)
+        (area / "entries").unlink()
+        os.rename(area, target)
+    return arrived
+
+
+class _Copies:
+    """Contents that are copied while their digest is taken."""
+
+    def __init__(
+        self, files: Path, known: set[bytes], total: int, progress: Progress
+    ) -> None:
+        self._files, self._known, self._progress = files, known, progress
+        self.total, self._done = total, 0
+
+    def take(self, full: bytes) -> bytes:
+        """Return the digest of a file, of which a copy is there or installed."""
+        fresh, digest = self._files / "new", hashlib.sha256()
+        source = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(source, "rb") as file, open(fresh, "wb") as copy:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+                copy.write(piece)
+                self._done += len(piece)
+                self._progress.transferred(min(self._done, self.total), self.total)
+        if digest.digest() in self._known:
+            fresh.unlink()
+        else:
+            os.rename(fresh, self._files / digest.hexdigest())
+        return digest.digest()
 
 
 def _copy(
@@ -161,11 +232,11 @@ def _bytes_in(tree: Path) -> int:
 # --- the manifest -----------------------------------------------------------------
 
 
-def _write_manifest(area: Path, build: BuildId) -> Arrived:
+def _write_manifest(area: Path, build: BuildId, found: Iterator[Entry]) -> Arrived:
     entries = area / "entries"
     count = files = size = 0
     with open(entries, "wb") as file:
-        for entry in _entries(os.fsencode(area / "tree")):
+        for entry in found:
             count += 1
             if entry.kind is Kind.FILE:
                 files += 1
@@ -182,10 +253,15 @@ def _write_manifest(area: Path, build: BuildId) -> Arrived:
     return Arrived(parse_sha256(digest.hexdigest()), length)
 
 
-def _entries(top: bytes) -> Iterator[Entry]:
+def _digest(full: bytes) -> bytes:
+    with open(full, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _entries(top: bytes, digest: Callable[[bytes], bytes]) -> Iterator[Entry]:
     """Yield what a tree consists of, in path order, from what rsync noted of it."""
     for path in sorted(_paths(top)):
-        full = os.path.join(top, path) if path else top
+        full = os.path.join(top, path)  # the top with a slash: it may be lent
         facts = os.lstat(full)
         mode, device, owner = _facts(full, facts)
         kind = _KINDS.get(stat.S_IFMT(mode))
@@ -195,9 +271,7 @@ def _entries(top: bytes) -> Iterator[Entry]:
             parse_path(path), kind, stat.S_IMODE(mode), *owner, facts.st_mtime_ns
         )
         if kind is Kind.FILE:
-            with open(full, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").digest()
-            entry = entry._replace(size=facts.st_size, digest=digest)
+            entry = entry._replace(size=facts.st_size, digest=digest(full))
         elif kind is Kind.SYMLINK:
             entry = entry._replace(target=_target(full, facts))
         elif kind in {Kind.CHAR, Kind.BLOCK}:
