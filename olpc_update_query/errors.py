@@ -677,14 +677,14 @@ class StillNeeded(SiteError):
 class MissingUpstreamKey(SiteError):
     """A site cannot mirror another one whose key it does not have."""
 
-    exit_code = 18
+    exit_code = 68
     advice = "Give the other site's keys/oats.public once: --key FILE."
 
 
 class UnfitStick(SiteError):
     """A stick cannot hold what is to be written on it; nothing was written."""
 
-    exit_code = 9
+    exit_code = 67
     advice = "Format it as ext4 or exFAT, which hold files of any size."
 
 
