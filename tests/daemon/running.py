@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 TOP = Path(__file__).parents[2]
-PATIENCE = 30.0
+PATIENCE = 120.0  # only a test that fails waits for so long
 
 
 def wait_until(is_so: Callable[[], object], patience: float = PATIENCE) -> None:

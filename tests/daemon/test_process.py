@@ -114,7 +114,7 @@ def test_without_a_bus_it_says_so_once(root: Path) -> None:
     set_due(root, NOW - 1, NOW + HOUR)
     with daemon(root):
         wait_until(lambda: log_of(root))
-        time.sleep(3)
+        time.sleep(2)
     assert log_of(root).count("no system bus") + log_of(root).count("no D-Bus") == 1
 
 
