@@ -8,11 +8,10 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from olpc_update_query import errors
 from olpc_update_query.model.canonical import Json
-from olpc_update_query.model.messages import MAX_ANSWER, BareOrder, Order, format_time
+from olpc_update_query.model.messages import MAX_ANSWER, BareOrder, Order
 from olpc_update_query.policy.decide import (
     Decision,
     Install,
@@ -23,18 +22,10 @@ from olpc_update_query.policy.decide import (
 )
 from olpc_update_query.policy.schedule import (
     DEFAULT_INTERVAL,
-    Ask,
-    AskSoon,
-    NotDue,
     Trigger,
-    for_daemon,
-    judge,
-    next_slot,
-    place_of,
 )
 from olpc_update_query.report import (
     Audience,
-    ClockSet,
     Decided,
     KeysChanged,
     LeaseKept,
@@ -42,22 +33,19 @@ from olpc_update_query.report import (
     Outcome,
     Report,
     Result,
-    Sleeps,
-    Woken,
     failure,
     never_in_the_way,
 )
 from olpc_update_query.run.ask import (
     ask,
-    draw_after,
     keep_answer,
     keep_failure,
     look_again,
 )
+from olpc_update_query.run.clock import keep_signed_time, set_clock_by
 from olpc_update_query.run.facts import (
     Facts,
     floor,
-    keep_floor,
     look,
     make_query,
     situation,
@@ -72,44 +60,24 @@ from olpc_update_query.run.machine import (
     Machine,
     Parcel,
     as_asker,
-    set_clock,
     with_next_due,
 )
-from olpc_update_query.run.memory import recall
+from olpc_update_query.run.moment import Wish, wait_until_due
 from olpc_update_query.run.restart import restart_if_wanted
 from olpc_update_query.run.trial import confirm_if_up, settle
 from olpc_update_query.run.waiting import (
     forget_gates,
-    gate_is_open_again,
     note_gate,
 )
 from olpc_update_query.system.files import hold_lock
-from olpc_update_query.system.host import boot_id, draw_nonce
+from olpc_update_query.system.host import draw_nonce
 from olpc_update_query.system.keyring import keep_keys
 from olpc_update_query.system.security import install_lease, mark_stolen
 from olpc_update_query.system.work import prepare
 from olpc_update_query.trust.answer import TrustedAnswer, open_answer
 from olpc_update_query.trust.lease import MAX_LEASE_LINE, find_lease
 
-CLOCK_TOLERANCE = 60
-"""Seconds by which the clock may be wrong before `set_clock` sets it."""
-
-
-class Wish(NamedTuple):
-    """What the command line asks for.
-
-    Attributes:
-        trigger: What woke the run.
-        now: Ask even if it is not due.
-        dry_run: Ask and verify, but change nothing.
-        waits: Whether an overdue laptop sleeps until its slot. The daemon
-            does not want that: it ticks anyway, and then starts another run.
-    """
-
-    trigger: Trigger = Trigger.MANUAL
-    now: bool = False
-    dry_run: bool = False
-    waits: bool = True
+__all__ = ["Poll", "Wish"]
 
 
 class Poll:
@@ -147,7 +115,7 @@ class Poll:
             The exit code. Everything has been told to the audience.
         """
         try:
-            early = self._wait_until_due()  # 1
+            early = wait_until_due(self._machine, self._wish, self._asker)  # 1
             if early is not None:
                 self._audience.end(early)
                 return early.exit_code
@@ -208,50 +176,14 @@ class Poll:
         HandOver(self._machine.root, self._machine.clock).supersede(interval)
         self._report.note("the installer has verified the same octets again")
         if trusted.signed:
-            self._keep_floor(trusted.floor)
+            keep_signed_time(self._machine, trusted.floor, self._report)
         self._keep_keys(trusted)
         if trusted.answer.stolen:
             return self._obey_stolen()
         facts, refused = self._keep_lease(trusted, facts)  # 6
-        self._set_clock(trusted, facts)
+        set_clock_by(self._machine, trusted, facts, (self._report, self._asker))
         outcome = self._follow(trusted, facts)  # 7, 8
         return outcome if refused is None else with_refused_lease(outcome, refused)
-
-    # --- 1: the schedule -----------------------------------------------------------
-
-    def _wait_until_due(self) -> Outcome | None:
-        machine, forced = self._machine, self._wish.now or self._wish.dry_run
-        now, due = machine.clock.now(), machine.asker.read_due()
-        trigger, least = self._wish.trigger, floor(machine)
-        waits = trigger is Trigger.GATE and gate_is_open_again(machine, max(now, least))
-        same = recall(machine.asker).boot == boot_id(machine.root)
-        verdict = judge(trigger, due, now, floor=least, waits=waits, same_boot=same)
-        self._audience.tell(Woken(trigger, now, due, verdict, forced))
-        if forced:
-            return None
-        match verdict:
-            case Ask():
-                return None
-            case NotDue(until, _):
-                return _not_due(until)
-            case AskSoon(_, spread):
-                return self._wait_for_the_moment(now, spread)
-
-    def _wait_for_the_moment(self, now: int, spread: int) -> Outcome | None:
-        """Find the moment, keep it, sleep; somebody else may have asked meanwhile."""
-        machine = self._machine
-        spread = spread if self._wish.waits else for_daemon(spread)
-        drawn = next_slot(now, place_of(machine.identity.serial), spread)
-        prepare(machine.work)
-        as_asker(machine, lambda: machine.asker.write_due(drawn), self._asker)
-        self._audience.tell(Sleeps(drawn[1]))
-        if not self._wish.waits:
-            return _not_due(drawn[1])
-        machine.clock.sleep(drawn[1] - now)
-        found = machine.asker.read_due()
-        if found is None or found == drawn or found[1] <= machine.clock.now():
-            return None
-        return _not_due(found[1])
 
     # --- 3, 4: the asker -----------------------------------------------------------
 
@@ -347,16 +279,6 @@ class Poll:
         self._report.tell(LeaseKept(changed, lease.expiry))
         return replace(facts, lease=lease), None
 
-    def _keep_floor(self, time: int) -> None:
-        before = floor(self._machine)
-        if time < before:
-            self._report.note(
-                f"{format_time(before)} was the greatest signed time so far; a fresh "
-                f"answer says that it is {format_time(time)}, and that counts from now"
-            )
-        with never_in_the_way("time floor"):
-            keep_floor(self._machine, time)
-
     def _keep_lease_of_port(self, facts: Facts) -> bool:
         """Install what came by port 191, if the installer finds it good as well.
 
@@ -377,25 +299,6 @@ class Poll:
             changed = install_lease(self._machine.root, lease)
             self._report.tell(LeaseKept(changed, lease.expiry))
         return True
-
-    def _set_clock(self, trusted: TrustedAnswer, facts: Facts) -> None:
-        """Set the system clock from a signed time, where that is wanted.
-
-        The due time was drawn by the wrong clock, so it is drawn again.
-        """
-        machine, time = self._machine, trusted.answer.time
-        before = machine.clock.now()
-        wanted = machine.settings.set_clock and trusted.signed and machine.is_real()
-        if not wanted or abs(time - before) <= CLOCK_TOLERANCE:
-            return
-        set_clock(time)
-        self._report.tell(ClockSet(before, time))
-        expiry = facts.lease_expiry
-
-        def draw_again() -> None:
-            machine.asker.write_due(draw_after(machine, recall(machine.asker), expiry))
-
-        as_asker(machine, draw_again, self._asker)
 
     # --- 7, 8: the order -------------------------------------------------------------
 
@@ -441,8 +344,3 @@ class Poll:
 
         reports = (self._report, self._asker)
         return CarryOut(self._machine, order, facts, reports, scheduled=True).run()
-
-
-def _not_due(until: int) -> Outcome:
-    text = "the next query is not due yet"
-    return Outcome(Result.NOT_DUE, text, facts={"next_due": until})

@@ -8,7 +8,7 @@ from olpc_update_query import config
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.policy.schedule import Trigger
 from olpc_update_query.report import ClockSet, Result
-from olpc_update_query.run import poll as running
+from olpc_update_query.run import clock as running
 from olpc_update_query.run.machine import Machine
 from olpc_update_query.run.poll import Wish
 from tests.attacks.forge import Forge, delegated, new_lease

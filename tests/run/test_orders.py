@@ -155,7 +155,7 @@ def test_the_clock(
     def set_clock(seconds: int) -> None:
         laptop.clock.time = float(seconds)
 
-    monkeypatch.setattr("olpc_update_query.run.poll.set_clock", set_clock)
+    monkeypatch.setattr("olpc_update_query.run.clock.set_clock", set_clock)
     write_config(laptop, f"set_clock = {wanted}\n")
     server.time, server.mischief = NOW + ahead, mischief
     if mischief is not None:
