@@ -144,7 +144,7 @@ deb: ## build the Debian packages, into build/deb
 	.ci/deb
 
 .PHONY: machine
-machine: $(READY) deb ## boot a systemd machine with the packages installed
+machine: $(READY) deb ## boot a machine with the packages installed (OLPC_MACHINE=i386: 32 bits)
 	@.ci/packages arch-test mmdebstrap systemd-container
 	$(BIN)/pytest -q -n 0 tests/machine/boots.py $(ARGS)
 
