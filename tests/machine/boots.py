@@ -358,6 +358,10 @@ def test_the_daemon_tells_how_it_goes(machine: Machine) -> None:
     assert int(facts["VmHWM"].split()[0]) <= 32 * 1024
 
 
+def test_who_stops_the_daemon_stops_its_run(machine: Machine) -> None:
+    assert machine.text("stopped") == "inactive\nsuccess\n"
+
+
 def test_removed_and_installed_again(machine: Machine) -> None:
     assert "keys.d" in machine.text("kept")
     assert machine.text("removed") == ""
