@@ -71,8 +71,9 @@ bitrot: $(READY) ## flip 1,000 bits of an installed build: all found, all healed
 	$(BIN)/python -m tests.bitrot
 
 .PHONY: crash
-crash: $(READY) ## cut the power everywhere, refuse every call: docs/crash-safety.md
+crash: $(READY) ## cut the power everywhere, kill, refuse every call: docs/crash-safety.md
 	$(BIN)/python -m tests.crash
+	$(BIN)/python -m tests.crash.kills
 	$(BIN)/python -m tests.crash.block
 	$(BIN)/python -m tests.crash.faults
 

@@ -6,6 +6,7 @@ there was changed by the system that runs it, and is left alone.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -36,6 +37,8 @@ from olpc_update_query.system.files import sync_filesystem
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROT: Final = {Aspect.CONTENT, Aspect.GROUP}
 _SCRATCH: Final = "mending"
+_SOMETHING_ELSE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+"""Why a file cannot be opened that is not the file it was."""
 
 
 class Faults:
@@ -249,8 +252,10 @@ class _Mender(contextlib.ExitStack):
         try:
             directory = self._run.enter(parent)
             twin = open_file(name, directory)
-        except OSError:
-            return  # the system that runs it has put something else there
+        except OSError as error:
+            if error.errno in _SOMETHING_ELSE:
+                return  # the system that runs it has put it there
+            raise  # else the run copy would stay rotten, and nobody look again
         with open(twin, "rb", buffering=0) as file:
             facts = os.fstat(twin)
             if facts.st_size != entry.size or not same_time(

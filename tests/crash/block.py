@@ -27,6 +27,7 @@ from tests.crash.scenes import Stage
 from tests.crash.sweep import load, scratch
 
 SIZE = 24 << 20
+LIES = 8
 _HEAD = struct.Struct("<cQQ")
 
 
@@ -155,8 +156,8 @@ def prove(
 
     Args:
         place: A scratch directory.
-        flushes: Whether the disk obeys flushes. If not, and if writes come in any
-            order, no file system can keep its word: the control.
+        flushes: Whether the disk obeys flushes. If not, no file system can keep its
+            word: the control.
         stride: Cut at every so many log entries.
         seed: Of the dice.
     """
@@ -210,24 +211,27 @@ def cuts(
     """Yield what has reached the medium at each cut.
 
     Every prefix; and at every flush, three random choices of the writes since the
-    one before it.
+    one before it. A disk that lies about flushes has lost writes from before the last
+    ``LIES`` of them, while later ones are there.
     """
     dice = random.Random(seed)
-    last = 0
+    flushed = [0] * (1 if flushes else LIES)
     for at in range(len(entries) + 1):
-        is_flush = at < len(entries) and entries[at][0] == b"F"
         if at % stride == 0 and flushes:
             yield f"after {at} entries", entries[:at]
-        if is_flush and (at // stride) % 2 == 0:
-            start = last if flushes else 0
+        if at == len(entries) or entries[at][0] != b"F":
+            continue
+        start = flushed.pop(0)
+        flushed.append(at)
+        if dice.random() < 1 / stride:
             for number in range(3):
                 some = [one for one in entries[start:at] if dice.random() < 0.5]
                 yield f"flush at {at}, choice {number}", entries[:start] + some
-        if is_flush:
-            last = at
 
 
 def play(first: Path, state: Path, kept: list[Entry]) -> None:
+    """Make the image of a state: a new file, for an old one may still be mounted."""
+    state.unlink(missing_ok=True)
     shutil.copyfile(first, state)
     descriptor = os.open(state, os.O_WRONLY)
     try:

@@ -1,21 +1,33 @@
-"""Calls refused in turn: ``python -m tests.crash.faults [--stride N] [SCENE ...]``.
+"""Calls refused in turn: ``python -m tests.crash.faults [--share N] [SCENE ...]``.
 
-What has to come of it: one plain line and an exit code of its own, a laptop that boots
-what it booted before (or the new build, whole), and a second run that gets through.
+Every call that a job makes to the disk is refused once, by errors that take turns, and
+every write is short once. What has to come of it: one plain line and an exit code of
+its own, a laptop that boots what it booted before (or the new build, whole), and a
+second run that gets through by itself, to what an undisturbed one leaves. A short
+write is no error at all.
 """
 
 import argparse
+import itertools
+import shutil
+import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from tests.crash.kills import CHANGING, Hit, Shooter
-from tests.crash.scenes import Stage
+from tests.crash.judge import Judge
+from tests.crash.kills import CHANGING
+from tests.crash.record import Ended, Injected, injected, run
+from tests.crash.scenes import Scene, Stage
+from tests.crash.shorten import run_shortened
 from tests.crash.sweep import load, scratch
 
-NO_ROOM = ("mkdir", "mkdirat", "mknodat", "symlink", "symlinkat", "link", "linkat")
 ERRORS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(CHANGING, ("EIO", "EROFS", "ENOSPC")),
     "openat": ("EMFILE", "EIO", "EINTR", "EROFS", "ENOSPC"),
     "read": ("EIO", "EINTR"),
     "readv": ("EIO",),
@@ -27,63 +39,142 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "copy_file_range": ("EIO", "ENOSPC"),
     "socketpair": ("EMFILE",),
 }
-ALL = (*CHANGING, "read", "readv", "pread64", "copy_file_range", "socketpair")
-BUG, PROCESS_BUG = 1, 70
+SCENES = ("poll_and_install", "repair", "rollback", "confirm", "purge")
+SHORT = "a short write"
+_BUGS = {1, 70, 99}  # exit codes of tracebacks
 
 
-def shoot(shooter: Shooter, stride: int) -> Iterator[tuple[str, Hit]]:
-    """Refuse every ``stride``-th call of each kind, with each error it may have."""
-    for call in ALL:
-        for error in ERRORS.get(call, ("EIO", "EROFS", "ENOSPC")):
-            number = 1
-            what = f"error={error}"
-            while (hit := shooter.hit(call, number, what)) is not None:
-                yield error, hit
-                number += stride
+class Fault(NamedTuple):
+    """What is done to which call.
+
+    Attributes:
+        call: Its name, or ``SHORT``.
+        number: Its how manieth.
+        error: What it fails with.
+    """
+
+    call: str
+    number: int
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.call} {self.number} {self.error}".rstrip()
 
 
-def judge(hit: Hit) -> list[str]:
-    """Return what is wrong with how a run ended."""
-    code, said = hit.ended
-    wrong = list(hit.wrong)
-    if code in {BUG, PROCESS_BUG, 99} or code < 0 or "Traceback" in said:
-        wrong.append(f"it ended with {code}: {said[-1200:]}")
+@dataclass
+class Found:
+    """What has been found.
+
+    Attributes:
+        faults: How many calls were refused, by error.
+        codes: Exit codes of the runs.
+        failures: What went wrong, a line each.
+    """
+
+    faults: Counter[str] = field(default_factory=Counter)
+    codes: Counter[int] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+class Saboteur:
+    """Disturbs runs of one scene, and judges what becomes of them.
+
+    Args:
+        scene: The scene.
+        place: A scratch directory, open to the asker's user.
+    """
+
+    def __init__(self, scene: Scene, place: Path) -> None:
+        self._scene, self._place = scene, place
+        self._root, self._log = place / "laptop", place / "log"
+        self._judge = Judge(scene, self._root)
+
+    def disturb(self, fault: Fault) -> tuple[Ended, list[str]] | None:
+        """Run the job, and then the next one.
+
+        Returns:
+            How the first one ended, and what is wrong; None when it has no such call.
+        """
+        shutil.rmtree(self._root, ignore_errors=True)
+        subprocess.run(["cp", "-a", self._scene.root, self._root], check=True)
+        ended, is_hit = self._run(fault)
+        if not is_hit:
+            return None
+        wrong = _bad_ends(fault, ended) or self._judge.after_cut(is_kill=True)
+        if not wrong:
+            again = run(lambda: self._scene.next_run(self._root), self._log)
+            wrong = self._judge.after_next_run(*again)
+        return ended, wrong
+
+    def _run(self, fault: Fault) -> Injected:
+        def job() -> int:
+            return self._scene.job(self._root)
+
+        if fault.call == SHORT:
+            return run_shortened(job, self._log, self._root, fault.number)
+        what = f"error={fault.error}:when={fault.number}"
+        return injected(job, self._log, fault.call, what)
+
+
+def _bad_ends(fault: Fault, ended: Ended) -> list[str]:
+    code, said = ended
+    how = f"it ended with {code}: {said[-1200:]!r}"
+    if code in _BUGS or code < 0 or "Traceback" in said:
+        return [how]
+    if fault.call == SHORT:
+        return [how] if code else []
     lines = [line for line in said.splitlines() if not line.startswith("  hint")]
-    if code and not any(line.startswith("olpc-") or ": " in line for line in lines):
-        wrong.append(f"it ended with {code} and said {said!r}")
-    return wrong
+    plain = any(line.startswith("olpc-") or ": " in line for line in lines)
+    return [how] if code and not plain else []
 
 
-def run(names: list[str], stride: int) -> tuple[Counter[int], list[str]]:
-    """Shoot at scenes; return the exit codes, and what went wrong."""
-    load()
-    codes: Counter[int] = Counter()
-    failures: list[str] = []
-    for number, name in enumerate(names):
-        with scratch() as place:
-            stage = Stage(place, partitioned=number % 2 == 0)
-            (place / "shots").mkdir(mode=0o755)
-            with getattr(stage, name)() as scene:
-                shooter = Shooter(scene, Path(place / "shots"))
-                for error, hit in shoot(shooter, stride):
-                    codes[hit.ended.code] += 1
-                    for line in judge(hit)[:1]:
-                        failures.append(f"{name}, {hit.call} {hit.number}, {error}")
-                        print(f"  {failures[-1]}: {line}", flush=True)
-    return codes, failures
+def sabotage(scene: Scene, place: Path, share: int, found: Found) -> None:
+    """Disturb a scene at one of ``share`` calls of each kind."""
+    saboteur = Saboteur(scene, place)
+    for turn, (call, errors) in enumerate({**ERRORS, SHORT: ("",)}.items()):
+        for fault in _in_turn(call, errors, share, turn):
+            seen = saboteur.disturb(fault)
+            if seen is None:
+                break
+            ended, wrong = seen
+            found.faults[fault.error or SHORT] += 1
+            found.codes[ended.code] += 1
+            if wrong:
+                found.failures.append(f"{scene.name}, {fault}: {wrong[0]}")
+
+
+def _in_turn(
+    call: str, errors: tuple[str, ...], share: int, turn: int
+) -> Iterator[Fault]:
+    for at in itertools.count():
+        yield Fault(call, 1 + at * share, errors[(at + turn) % len(errors)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stride", type=int, default=7)
-    parser.add_argument("scenes", nargs="*", default=["poll_and_install", "repair"])
+    parser.add_argument("--share", type=int, default=1)
+    parser.add_argument("scenes", nargs="*", default=SCENES)
     given = parser.parse_args()
-    codes, failures = run(given.scenes, given.stride)
+    load()
+    found, start = Found(), time.monotonic()
+    for number, name in enumerate(given.scenes):
+        with scratch() as place:
+            stage = Stage(place, partitioned=number % 2 == 0)
+            (place / "shots").mkdir(mode=0o755)
+            with getattr(stage, name)() as scene:
+                before = len(found.failures), found.faults.total()
+                sabotage(scene, place / "shots", given.share, found)
+            print(f"{scene.name}: {found.faults.total() - before[1]} calls", flush=True)
+            for line in found.failures[before[0] :]:
+                print(f"  {line}", flush=True)
+    faults = ", ".join(f"{name} {count}" for name, count in found.faults.most_common())
+    minutes = (time.monotonic() - start) / 60
     print(
-        f"faults: {sum(codes.values())} calls refused, {len(failures)} failures; "
-        f"exit codes {dict(sorted(codes.items()))}"
+        f"faults: {found.faults.total()} calls refused ({faults}), after "
+        f"{len(found.failures)} of them something was wrong; exit codes "
+        f"{dict(sorted(found.codes.items()))}, {minutes:.0f} min"
     )
-    sys.exit(1 if failures else 0)
+    sys.exit(1 if found.failures else 0)
 
 
 if __name__ == "__main__":

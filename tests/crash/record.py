@@ -35,10 +35,21 @@ class Ended(NamedTuple):
     said: str
 
 
+class Injected(NamedTuple):
+    """What became of a job that was tampered with.
+
+    Attributes:
+        ended: How it ended.
+        is_hit: Whether it came as far as the call.
+    """
+
+    ended: Ended
+    is_hit: bool
+
+
 def run(job: Callable[[], int], log: Path) -> Ended:
     """Run a job in a process of its own."""
-    pid = _fork(job, log, stopped=False)
-    return _wait(pid, log)
+    return finish(begin(job, log), log)
 
 
 def record(job: Callable[[], int], root: Path, log: Path) -> tuple[Ended, Journal]:
@@ -51,27 +62,51 @@ def traced(
 ) -> tuple[Ended, Journal]:
     """Run a job under strace, with more options, and follow what it does."""
     start = read_disk(root)
+    words = ["-xx", "-s", "4000000", "-e", f"trace={TRACED}", *options]
+    calls, pid, ended = _strace(job, log, words)
+    with open(calls) as lines:
+        return ended, read_journal(start, root, read_calls(lines), pid)
+
+
+def injected(job: Callable[[], int], log: Path, call: str, what: str) -> Injected:
+    """Run a job and tamper with one of its calls, as strace says it: ``what``."""
+    words = ["-e", f"trace={call}", "-e", f"inject={call}:{what}"]
+    calls, _, ended = _strace(job, log, words)
+    return Injected(ended, "(INJECTED)" in calls.read_text(errors="replace"))
+
+
+def _strace(
+    job: Callable[[], int], log: Path, words: Sequence[str]
+) -> tuple[Path, int, Ended]:
     calls = log.with_suffix(".calls")
-    pid = _fork(job, log, stopped=True)
+    pid = begin(job, log, stopped=True)
     os.waitpid(pid, os.WUNTRACED)  # or it might stop after it was told to go on
     tracer = subprocess.Popen(
         [
-            *("strace", "-f", "-qq", "-xx", "-s", "4000000", "-o", calls),
-            *("-e", f"trace={TRACED}", "-e", "signal=none", *options, "-p", str(pid)),
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            calls,
+            "-e",
+            "signal=none",
+            *words,
+            "-p",
+            f"{pid}",
         ],
         stderr=subprocess.PIPE,
     )
     _await_tracer(pid, tracer)
     os.kill(pid, signal.SIGCONT)
-    ended = _wait(pid, log)
+    ended = finish(pid, log)
     tracer.wait(_PATIENCE)
     if tracer.stderr:
         tracer.stderr.close()
-    with open(calls) as lines:
-        return ended, read_journal(start, root, read_calls(lines), pid)
+    return calls, pid, ended
 
 
-def _fork(job: Callable[[], int], log: Path, *, stopped: bool) -> int:
+def begin(job: Callable[[], int], log: Path, *, stopped: bool = False) -> int:
+    """Begin a job in a process of its own; return its number."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:
@@ -107,7 +142,8 @@ def _await_tracer(pid: int, tracer: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.001)
 
 
-def _wait(pid: int, log: Path) -> Ended:
+def finish(pid: int, log: Path) -> Ended:
+    """Wait until a process has ended."""
     status = os.waitpid(pid, 0)[1]
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(

@@ -1,5 +1,6 @@
 """An installed build that was damaged is made whole, and nothing else is touched."""
 
+import errno
 import os
 import shutil
 import stat
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from olpc_update_query.errors import Incomplete, NotInstalled
+from olpc_update_query.errors import Incomplete, NotInstalled, TreeError
 from olpc_update_query.perform_update.differences import Aspect
 from olpc_update_query.perform_update.repair import (
     Repaired,
@@ -172,6 +173,30 @@ def test_rot_is_mended_in_the_run_copy_too(laptop: Laptop) -> None:
         assert held.read() == seen, "an open file is never written into"
     assert (run(laptop) / "large").read_bytes() == b"l" * 300_000
     assert boots(laptop.root) == laptop.old.name  # each file is its twin's inode
+
+
+def test_a_run_copy_that_cannot_be_opened_is_not_passed_over(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the tree would be whole, its run copy rotten, and nobody look again."""
+    inode = (run(laptop) / "dir/inner").stat().st_ino
+    really_open = os.open
+
+    def refuse(path: str, flags: int, mode: int = 0o777, **more: int | None) -> int:
+        descriptor = really_open(path, flags, mode, **more)
+        if path == b"inner" and os.fstat(descriptor).st_ino == inode:
+            os.close(descriptor)
+            raise OSError(errno.EMFILE, "too many open files")
+        return descriptor
+
+    flip(tree(laptop) / "dir/inner/file")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        with pytest.raises(TreeError):
+            mend_with_fetch(laptop)
+    assert mend(laptop).mended == 1
+    assert (run(laptop) / "dir/inner/file").read_text() == "deep"
+    assert boots(laptop.root) == laptop.old.name
 
 
 def test_what_the_system_changed_in_its_run_copy_stays(laptop: Laptop) -> None:
