@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from tests.crash.calls import TRACED, read_calls
 from tests.crash.disk import read_disk
@@ -119,6 +119,7 @@ def begin(job: Callable[[], int], log: Path, *, stopped: bool = False) -> int:
         os.fchmod(output, 0o666)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout, sys.stderr = _writer(1), _writer(2)  # pytest's are others
         if stopped:
             os.kill(os.getpid(), signal.SIGSTOP)
         code = job()
@@ -130,6 +131,10 @@ def begin(job: Callable[[], int], log: Path, *, stopped: bool = False) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _writer(descriptor: int) -> TextIO:
+    return open(descriptor, "w", encoding="utf-8", closefd=False, buffering=1)
 
 
 def _await_tracer(pid: int, tracer: "subprocess.Popen[bytes]") -> None:
