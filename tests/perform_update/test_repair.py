@@ -182,7 +182,7 @@ def test_a_run_copy_that_cannot_be_opened_is_not_passed_over(
     inode = (run(laptop) / "dir/inner").stat().st_ino
     really_open = os.open
 
-    def refuse(path: str, flags: int, mode: int = 0o777, **more: int | None) -> int:
+    def refuse(path: bytes, flags: int, mode: int = 0o777, **more: int | None) -> int:
         descriptor = really_open(path, flags, mode, **more)
         if path == b"inner" and os.fstat(descriptor).st_ino == inode:
             os.close(descriptor)
