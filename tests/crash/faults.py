@@ -15,7 +15,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,19 +60,18 @@ class Fault(NamedTuple):
         return f"{self.call} {self.number} {self.error}".rstrip()
 
 
-@dataclass
-class Found:
-    """What has been found.
+class Seen(NamedTuple):
+    """What became of a run that was disturbed.
 
     Attributes:
-        faults: How many calls were refused, by error.
-        codes: Exit codes of the runs.
-        failures: What went wrong, a line each.
+        fault: How it was.
+        ended: How it ended.
+        wrong: What is wrong after it, or after the next one.
     """
 
-    faults: Counter[str] = field(default_factory=Counter)
-    codes: Counter[int] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
+    fault: Fault
+    ended: Ended
+    wrong: list[str]
 
 
 class Saboteur:
@@ -89,12 +87,8 @@ class Saboteur:
         self._root, self._log = place / "laptop", place / "log"
         self._judge = Judge(scene, self._root)
 
-    def disturb(self, fault: Fault) -> tuple[Ended, list[str]] | None:
-        """Run the job, and then the next one.
-
-        Returns:
-            How the first one ended, and what is wrong; None when it has no such call.
-        """
+    def disturb(self, fault: Fault) -> Seen | None:
+        """Run the job, and then the next one; None when it has no such call."""
         shutil.rmtree(self._root, ignore_errors=True)
         subprocess.run(["cp", "-a", self._scene.root, self._root], check=True)
         ended, is_hit = self._run(fault)
@@ -104,7 +98,7 @@ class Saboteur:
         if not wrong:
             again = run(lambda: self._scene.next_run(self._root), self._log)
             wrong = self._judge.after_next_run(*again)
-        return ended, wrong
+        return Seen(fault, ended, wrong)
 
     def _run(self, fault: Fault) -> Injected:
         def job() -> int:
@@ -128,19 +122,19 @@ def _bad_ends(fault: Fault, ended: Ended) -> list[str]:
     return [how] if code and not plain else []
 
 
-def sabotage(scene: Scene, place: Path, share: int, found: Found) -> None:
-    """Disturb a scene at one of ``share`` calls of each kind."""
+def sabotage(scene: Scene, place: Path, share: int) -> Iterator[Seen]:
+    """Disturb a scene at one of ``share`` calls of each kind.
+
+    The program itself has been loaded: it is the laptop's disk that fails.
+    """
+    load()
     saboteur = Saboteur(scene, place)
     for turn, (call, errors) in enumerate({**ERRORS, SHORT: ("",)}.items()):
         for fault in _in_turn(call, errors, share, turn):
             seen = saboteur.disturb(fault)
             if seen is None:
                 break
-            ended, wrong = seen
-            found.faults[fault.error or SHORT] += 1
-            found.codes[ended.code] += 1
-            if wrong:
-                found.failures.append(f"{scene.name}, {fault}: {wrong[0]}")
+            yield seen
 
 
 def _in_turn(
@@ -155,26 +149,29 @@ def main() -> None:
     parser.add_argument("--share", type=int, default=1)
     parser.add_argument("scenes", nargs="*", default=SCENES)
     given = parser.parse_args()
-    load()
-    found, start = Found(), time.monotonic()
+    faults, codes = Counter[str](), Counter[int]()
+    failures, start = 0, time.monotonic()
     for number, name in enumerate(given.scenes):
         with scratch() as place:
             stage = Stage(place, partitioned=number % 2 == 0)
             (place / "shots").mkdir(mode=0o755)
             with getattr(stage, name)() as scene:
-                before = len(found.failures), found.faults.total()
-                sabotage(scene, place / "shots", given.share, found)
-            print(f"{scene.name}: {found.faults.total() - before[1]} calls", flush=True)
-            for line in found.failures[before[0] :]:
-                print(f"  {line}", flush=True)
-    faults = ", ".join(f"{name} {count}" for name, count in found.faults.most_common())
+                for seen in sabotage(scene, place / "shots", given.share):
+                    faults[seen.fault.error or SHORT] += 1
+                    codes[seen.ended.code] += 1
+                    if seen.wrong:
+                        failures += 1
+                        at = f"{scene.name}, {seen.fault}"
+                        print(f"  {at}: {seen.wrong[0]}", flush=True)
+            print(f"{scene.name}: {faults.total()} calls until now", flush=True)
     minutes = (time.monotonic() - start) / 60
+    each = ", ".join(f"{name} {count}" for name, count in faults.most_common())
     print(
-        f"faults: {found.faults.total()} calls refused ({faults}), after "
-        f"{len(found.failures)} of them something was wrong; exit codes "
-        f"{dict(sorted(found.codes.items()))}, {minutes:.0f} min"
+        f"faults: {faults.total()} calls refused ({each}), after {failures} of them "
+        f"something was wrong; exit codes {dict(sorted(codes.items()))}, "
+        f"{minutes:.0f} min"
     )
-    sys.exit(1 if found.failures else 0)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":
