@@ -11,7 +11,7 @@ import sys
 import time
 
 from tests.crash.scenes import Stage
-from tests.crash.sweep import Bounds, Swept, scratch, sweep
+from tests.crash.sweep import Bounds, Swept, require_tools, scratch, sweep
 
 LEAST = 20_000
 
@@ -28,6 +28,7 @@ def main() -> None:
     bounds = Bounds(
         given.most, given.share, not given.unsafe, given.workers, given.stop
     )
+    require_tools()
     total, start = Swept(), time.monotonic()
     for partitioned in (False, True):
         with scratch() as place:
@@ -55,6 +56,8 @@ def main() -> None:
     is_whole = not given.scenes and given.share == 1
     if is_whole and total.states < LEAST:
         sys.exit(f"crash: a whole sweep has at least {LEAST} states")
+    if not total.states:
+        sys.exit("crash: no scene is called so")
     sys.exit(1 if total.failures else 0)
 
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from tests.crash.judge import Judge
 from tests.crash.record import run
 from tests.crash.scenes import Stage
-from tests.crash.sweep import load, scratch
+from tests.crash.sweep import load, require_tools, scratch
 
 SIZE = 24 << 20
 LIES = 8
@@ -243,6 +243,7 @@ def play(first: Path, state: Path, kept: list[Entry]) -> None:
 
 
 def main() -> None:
+    require_tools()
     with scratch() as place:
         found = prove(place)
     for line in found.failures[:10]:

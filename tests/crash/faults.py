@@ -23,7 +23,7 @@ from tests.crash.kills import CHANGING
 from tests.crash.record import Ended, Injected, injected, run
 from tests.crash.scenes import Scene, Stage
 from tests.crash.shorten import run_shortened
-from tests.crash.sweep import load, scratch
+from tests.crash.sweep import load, require_tools, scratch
 
 ERRORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(CHANGING, ("EIO", "EROFS", "ENOSPC")),
@@ -145,6 +145,7 @@ def _in_turn(
 
 
 def main() -> None:
+    require_tools()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=int, default=1)
     parser.add_argument("scenes", nargs="*", default=SCENES)
@@ -155,7 +156,7 @@ def main() -> None:
         with scratch() as place:
             stage = Stage(place, partitioned=number % 2 == 0)
             (place / "shots").mkdir(mode=0o755)
-            with getattr(stage, name)() as scene:
+            with stage.scene(name) as scene:
                 for seen in sabotage(scene, place / "shots", given.share):
                     faults[seen.fault.error or SHORT] += 1
                     codes[seen.ended.code] += 1

@@ -16,7 +16,7 @@ from tests.crash.disk import differences, read_disk
 from tests.crash.judge import Judge
 from tests.crash.record import KILLED, Ended, run, traced
 from tests.crash.scenes import Scene, Stage
-from tests.crash.sweep import load, scratch
+from tests.crash.sweep import load, require_tools, scratch
 
 SCENES = ("poll_and_install", "repair", "rollback", "purge", "confirm")
 CHANGING = (
@@ -108,12 +108,13 @@ class Shooter:
 
 
 def main() -> None:
+    require_tools()
     load()
     start, kills, failures = time.monotonic(), 0, 0
     for number, name in enumerate(sys.argv[1:] or SCENES):
         with scratch() as place:
             stage = Stage(place, partitioned=number % 2 == 0)
-            with getattr(stage, name)() as scene:
+            with stage.scene(name) as scene:
                 shots = place / "shots"
                 shots.mkdir(mode=0o755)
                 for hit in Shooter(scene, shots).kills(stride=1):

@@ -396,6 +396,18 @@ class Stage:
                 "stolen", poll, ("760", None), ("760", None), leases=leases
             )
 
+    def scene(self, name: str) -> "contextlib.AbstractContextManager[Scene]":
+        """Set a scene by its name.
+
+        Raises:
+            SystemExit: There is none of that name.
+        """
+        for make in self.scenes():
+            if make.__name__ == name:
+                return make()
+        known = ", ".join(make.__name__ for make in self.scenes())
+        sys.exit(f"tests.crash: no scene {name!r}; there are {known}")
+
     def scenes(self) -> "list[Callable[[], contextlib.AbstractContextManager[Scene]]]":
         return [
             self.poll_and_install,

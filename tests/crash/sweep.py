@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -85,6 +86,12 @@ LOADED = (
     "dbus",
     "tomllib",
 )
+
+
+def require_tools() -> None:
+    """End with a plain line where nothing of all this can work."""
+    if os.geteuid() != 0 or not shutil.which("strace"):
+        sys.exit("tests.crash: needs root, and strace (Debian package strace)")
 
 
 def load() -> None:

@@ -41,7 +41,7 @@ def test_a_sample_of_cuts(place: Path, number: int) -> None:
     """One of so many states of each scene, on every other kind of disk."""
     name, share = list(SHARES.items())[number]
     stage = Stage(place, partitioned=number % 2 == 0)
-    with getattr(stage, name)() as scene:
+    with stage.scene(name) as scene:
         found = sweep(scene, Bounds(most=10, share=share))
     print(f"{scene.name}: {found.states} states")  # noqa: T201 - pytest -rP shows it
     assert found.failures == []
