@@ -15,6 +15,7 @@ from olpc_update_query.model.messages import (
     Sha256,
 )
 from olpc_update_query.perform_update.activate import Layout
+from olpc_update_query.perform_update.trial import State
 from olpc_update_query.policy.decide import Situation
 from olpc_update_query.report import never_in_the_way, read_status
 from olpc_update_query.run.machine import Machine
@@ -90,15 +91,17 @@ def keep_floor(machine: Machine, time: int) -> None:
 def give_up(machine: Machine, layout: Layout, build: BuildId) -> None:
     """Do not install a build again by itself: it failed, or somebody left it.
 
+    Nothing can be remembered of a build without a manifest.
+
     Raises:
         NotPermitted: The user may not write there.
         TreeError: The disk refused.
     """
-    found = machine.installer.load(GIVEN_UP)
-    found[manifest_digest(layout, build)] = {
-        "build": build,
-        "time": machine.clock.now(),
-    }
+    contents = _contents_of(layout, build)
+    if contents is None:
+        return
+    found = machine.installer.require(GIVEN_UP)
+    found[contents] = {"build": build, "time": machine.clock.now()}
     machine.installer.save(GIVEN_UP, found)
 
 
@@ -112,7 +115,7 @@ def forgive(machine: Machine, contents: Sha256) -> bool:
         NotPermitted: The user may not write there.
         TreeError: The disk refused.
     """
-    found = machine.installer.load(GIVEN_UP)
+    found = machine.installer.require(GIVEN_UP)
     if found.pop(contents, None) is None:
         return False
     machine.installer.save(GIVEN_UP, found)
@@ -173,6 +176,10 @@ def situation(
         facts: What is known of it.
         order: The order.
         has_arrived: Whether all that it needs is here.
+
+    Raises:
+        NotPermitted: The user may not read it.
+        TreeError: The disk refused.
     """
     hold = current_hold(machine, facts.now)
     situation = Situation(
@@ -180,7 +187,7 @@ def situation(
         held=hold is not None,
         held_until=None if hold is None else hold.until,
         gate=gate_before(machine, order, facts.now, has_arrived=has_arrived),
-        failed=frozenset(Sha256(digest) for digest in machine.installer.load(GIVEN_UP)),
+        failed=frozenset() if order is None else _given_up(machine, facts.layout),
     )
     if facts.layout is None:
         return situation
@@ -190,6 +197,24 @@ def situation(
         on_trial=facts.layout.on_trial(),
         installed=_installed(facts.layout, order),
     )
+
+
+def _given_up(machine: Machine, layout: Layout | None) -> frozenset[Sha256]:
+    """Return what was given up, a build included of which that is still to be noted."""
+    found = {Sha256(digest) for digest in machine.installer.require(GIVEN_UP)}
+    mark = layout.mark() if layout is not None else None
+    if layout and mark and mark.state is not State.TRIAL:
+        left = _contents_of(layout, mark.build)
+        if left is not None and mark.build != layout.current():
+            found.add(left)
+    return frozenset(found)
+
+
+def _contents_of(layout: Layout, build: BuildId) -> Sha256 | None:
+    """Return the digest of a build's manifest; None when it has none."""
+    if os.path.lexists(layout.contents(build)):
+        return manifest_digest(layout, build)
+    return None
 
 
 def _installed(

@@ -27,16 +27,19 @@ UP_FOR_SURE = 5 * MINUTE
 def settle(machine: Machine, layout: Layout | None, report: Report) -> None:
     """Write down that the laptop went back from a build, if that is not done yet.
 
-    Raises:
-        NotPermitted: The user may not write there.
-        TreeError: The disk refused.
+    Where the disk refuses, the mark stays, for the next run to do it: no lease waits
+    for that, and until then the mark keeps the build from being installed again.
     """
     mark = layout.mark() if layout is not None else None
     if layout is None or mark is None or mark.state is State.TRIAL:
         return
-    if mark.build != layout.current():
+    if mark.build == layout.current():
+        return
+    try:
         report.record(went_back(machine, layout, mark))
         erase_mark(layout.versions)
+    except errors.UpdateError as error:
+        report.note(f"build {mark.build} is to be given up by the next run: {error}")
 
 
 def confirm_if_up(machine: Machine, layout: Layout | None, report: Report) -> None:
@@ -58,10 +61,13 @@ def went_back(machine: Machine, layout: Layout, mark: Mark) -> Outcome:
 
     Returns:
         What is told of it. The mark stays, until that has been written down.
+
+    Raises:
+        NotPermitted: The user may not write there.
+        TreeError: The disk refused.
     """
     now = str(layout.current())
-    with contextlib.suppress(errors.UpdateError):  # its manifest may be damaged
-        give_up(machine, layout, mark.build)
+    give_up(machine, layout, mark.build)
     named: dict[str, Json] = {"boots_next": now, "build": mark.build}
     if mark.state is State.FAILED:
         outcome = failure(errors.TrialFailed(mark.build, mark.tries, now))

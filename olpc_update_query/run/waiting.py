@@ -37,8 +37,13 @@ class Hold(NamedTuple):
 
 
 def current_hold(machine: Machine, now: int) -> Hold | None:
-    """Return the hold, unless it is over."""
-    found = machine.installer.load(HOLD)
+    """Return the hold, unless it is over.
+
+    Raises:
+        NotPermitted: The user may not read it.
+        TreeError: The disk refused.
+    """
+    found = machine.installer.require(HOLD)
     since, until = found.get("since"), found.get("until")
     if not isinstance(since, int):
         return None

@@ -1,7 +1,8 @@
 """What a run leaves for the next one: the due time, facts by name, and the history.
 
 Nothing here is trusted or indispensable: a damaged file counts as absent, with a
-warning, and the next run writes it afresh.
+warning, and the next run writes it afresh. Where absence allows something, as that of
+a hold does, a disk that refuses to read is an error: see `StateStore.require`.
 """
 
 import contextlib
@@ -64,7 +65,27 @@ class StateStore:
 
     def load(self, name: str) -> dict[str, Json]:
         """Return what was saved under ``name``; empty when absent or damaged."""
-        raw = self._read(f"{name}.json", LARGEST_STATE)
+        return self._decode(name, self._read(f"{name}.json", LARGEST_STATE))
+
+    def require(self, name: str) -> dict[str, Json]:
+        """Return what `load` does, but only if it could be read.
+
+        Raises:
+            TreeError: The disk refused.
+            NotPermitted: The user may not read it.
+        """
+        path = self.directory / f"{name}.json"
+        with disk_errors(path):
+            try:
+                raw = read_bounded(path, LARGEST_STATE)
+            except FileNotFoundError:
+                return {}
+            except ValueError as error:
+                self._warn(path.name, str(error))
+                return {}
+        return self._decode(name, raw)
+
+    def _decode(self, name: str, raw: bytes | None) -> dict[str, Json]:
         if raw is None:
             return {}
         try:

@@ -99,6 +99,24 @@ def test_a_build_that_failed_is_told_and_not_installed_again(school: School) -> 
     assert query(school.root, "--now").code == 43, "and it stays so"
 
 
+def test_a_list_that_cannot_be_read_is_not_an_empty_one(school: School) -> None:
+    """The disk refuses: nothing is installed, and the mark waits for the next run."""
+    fail(school)
+    school.server.update = school.order()
+    refused = school.root / "versions/updates/olpc-update-query/installer/given-up.json"
+    refused.mkdir()
+    done = query(school.root, "--now")
+    assert done.code == 35
+    assert "given-up.json" in done.err
+    assert mark_of(school) == Mark(State.FAILED, NEW, 2)
+    assert boots(school.root) == OLD
+    assert query(school.root, "status").code == 0
+    refused.rmdir()
+    assert query(school.root, "--now").code == 43
+    assert mark_of(school) is None
+    assert query(school.root, "status", "--json").json["given_up"] == ["762"]
+
+
 def test_the_confirming_service_tells_it_too(school: School) -> None:
     fail(school)
     assert update(school.root, "--confirm").code == 0

@@ -38,7 +38,7 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "copy_file_range": ("EIO", "ENOSPC"),
     "socketpair": ("EMFILE",),
 }
-SCENES = ("poll_and_install", "repair", "rollback", "confirm", "purge")
+SCENES = ("poll_and_install", "repair", "rollback", "confirm", "failed_trial", "purge")
 SHORT = "a short write"
 _BUGS = {1, 70, 99}  # exit codes of tracebacks
 

@@ -309,11 +309,15 @@ class Stage:
             self.quietly("update", "--rollback")
             boot(self.root)
             (self.root / "versions/trial").write_text("failed 762 2\n")
-            refused = 43
+
+            def job(root: Path) -> int:
+                code = poll(root)
+                return 0 if code == 43 else code or 1
+
             slots = ("760", "762")
             yield self._scene(
                 "failed trial",
-                lambda root: 0 if poll(root) == refused else 1,
+                job,
                 slots,
                 slots,
             )
