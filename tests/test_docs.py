@@ -83,7 +83,7 @@ def test_shown_commands_exist(name: str) -> None:
     shown = list(shown_commands(name))
     assert shown
     for words in shown:
-        groups = {"keys", "laptops"} & set(words[1:2])
+        groups = {"keys", "laptops", "reports"} & set(words[1:2])
         depth = 2 + len(groups) if words[1].isalpha() else 1
         is_build = name == "olpc-update"  # its first word is no subcommand
         about = help_of(*words[: 1 if is_build else depth])

@@ -1,6 +1,7 @@
 """What a stick takes to a school, and what it brings home."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,16 +10,17 @@ import pytest
 from olpc_update_query import errors
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import BuildId, Query
-from olpc_update_query.model.wire import format_time
+from olpc_update_query.model.wire import format_time, parse_time
 from olpc_update_query.server.laptops import Laptop
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.site import DAY, Site
+from olpc_update_query.server.stick_reports import bring_home
 from olpc_update_query.system.host import SystemClock
 from olpc_update_query.trust.answer import TrustedOrder, open_order
 from olpc_update_query.trust.lease import find_lease
 from tests.cli.shell import Shell
 from tests.keys import SERIAL, UUID, ring
-from tests.server.sites import LAPTOP, list_laptops, make_site, settle
+from tests.server.sites import LAPTOP, HandClock, list_laptops, make_site, settle
 from tests.trees import build_tree
 
 NOW = SystemClock().now()
@@ -194,6 +196,22 @@ def leave(
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(query.encode())
     return path
+
+
+def test_the_page_shows_one(shell: Shell, site: Site, stick: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/sticks.md").read_text()
+    (text,) = re.findall(r"^serialnum=.*$", page, re.MULTILINE)
+    path = leave(stick)
+    path.write_text(text)
+    reports = Reports(site.reports)
+    clock = HandClock(parse_time("20270601T000000Z"))
+    found = bring_home(site, reports, stick, clock)
+    state = reports.state(SERIAL)
+    reports.close()
+    assert (list(found.taken), found.refused) == ([SERIAL], ())
+    assert state is not None
+    assert (state.build, state.tried, state.code) == ("760", "762", 0)
+    assert state.asked == parse_time("20270115T080000Z")
 
 
 def test_reports_come_home(shell: Shell, site: Site, stick: Path) -> None:
