@@ -88,7 +88,11 @@ def usb(
     _tell(builds, files)
     if leases is not None:
         say(f"{len(signed)} laptops find a lease on it.")
-    say(f"Next: unmount {stick}, then on each laptop: olpc-update --usb")
+    if stick.is_mount():
+        say(f"Next: unmount {stick}, then on each laptop: olpc-update --usb")
+    else:
+        note(f"{stick} is no mount point, but on a disk.")
+        say("Next: copy all that is in it to the top of a stick.")
     say(f"When it is back: {PROGRAM} reports import {site} {stick}")
 
 

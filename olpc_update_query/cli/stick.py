@@ -72,12 +72,11 @@ def find(given: Common, path: str) -> tuple[Path, dict[BuildId, Path]]:
 
 
 def _contents(stick: Path, builds: list[BuildId]) -> str:
-    from olpc_update_query.run.places import has_leases
-    from olpc_update_query.system.keyring import STATEMENTS
+    from olpc_update_query.run.places import has_leases, has_statements
 
     found = [f"build {build}" for build in sorted(builds)]
     found += ["leases"] if has_leases(stick) else []
-    found += ["statements about keys"] if (stick / STATEMENTS).is_file() else []
+    found += ["statements about keys"] if has_statements(stick) else []
     return f"{stick}: {', '.join(found) or 'nothing for laptops'}"
 
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -17,10 +18,12 @@ from olpc_update_query.policy.decide import is_downgrade
 from olpc_update_query.ports import Transport
 from olpc_update_query.run.machine import Machine, network
 from olpc_update_query.system.files import read_bounded
+from olpc_update_query.system.keyring import STATEMENTS
 
 ORDER = "order"
 LARGEST_ORDER = 64 * 1024 + 1
 LARGEST_LIST = 1024 * 1024
+MOST_NAMES = 10_000
 MOUNT_PLACES = ("media/*/*", "run/media/*/*", "media/*", "mnt/*", "mnt")
 
 
@@ -43,6 +46,11 @@ def has_leases(stick: Path) -> bool:
     return any((stick / name).is_file() for name in LEASES)
 
 
+def has_statements(stick: Path) -> bool:
+    """Tell whether a stick has statements about keys."""
+    return (stick / STATEMENTS).is_file()
+
+
 def sticks(root: Path) -> list[Path]:
     """Return the directories where sticks are mounted that have anything for laptops.
 
@@ -50,8 +58,8 @@ def sticks(root: Path) -> list[Path]:
     """
     places = mount_places(root)
     builds = [path for path in places if on_stick(path)]
-    leases = [path for path in places if has_leases(path)]
-    return list(dict.fromkeys((*builds, *leases)))
+    others = [path for path in places if has_leases(path) or has_statements(path)]
+    return list(dict.fromkeys((*builds, *others)))
 
 
 def mount_places(root: Path) -> list[Path]:
@@ -90,7 +98,8 @@ def newest(builds: Sequence[BuildId]) -> BuildId:
 
 def _names_in(path: Path) -> list[str]:
     try:
-        return sorted(os.listdir(path))
+        with os.scandir(path) as found:
+            return sorted(entry.name for entry in islice(found, MOST_NAMES))
     except OSError:
         return []
 

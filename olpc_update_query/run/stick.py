@@ -48,6 +48,7 @@ from olpc_update_query.run.places import (
     ORDER,
     choose,
     has_leases,
+    has_statements,
     newest,
     on_stick,
     url_of,
@@ -91,8 +92,8 @@ class FromStick(ByHand):
         found = on_stick(stick)
         if build is not None:
             found = {build: choose(found, build, str(stick))}
-        elif not found and not has_leases(stick):
-            raise errors.BuildNotFound(str(stick), "no signed build, and no leases")
+        elif not (found or has_leases(stick) or has_statements(stick)):
+            raise errors.BuildNotFound(str(stick), "nothing for laptops is on it")
         places = [url_of(path) for path in found.values()]
         super().__init__(machine, audience, build or BuildId(""), places, force=force)
         self._purpose, self._first = "olpc-update --usb", f"reading {stick}"

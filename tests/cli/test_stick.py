@@ -15,6 +15,7 @@ from tests.cli.black_box import query, update
 from tests.cli.school import School
 from tests.keys import SERIAL
 from tests.laptop import boot, boots
+from tests.rotations import statement
 from tests.simulator import DAY, lease, simulate
 from tests.trees import difference, snapshot
 
@@ -174,6 +175,18 @@ def test_a_stick_with_leases_only(school: School, tmp_path: Path, name: str) -> 
     assert installed(school) == line
     assert done.lines[0].endswith(": leases")
     assert update(school.root, "--usb", str(stick), "762").code == 13
+
+
+def test_a_stick_with_new_keys_only(school: School, tmp_path: Path) -> None:
+    stick = school.root / "media/KEYS"
+    stick.mkdir(parents=True)
+    (stick / "keys.sig").write_bytes(statement(1, "oats", add="new"))
+    done = update(school.root, "--usb")
+    assert (done.code, done.err) == (0, "")
+    assert done.lines[0] == f"{stick}: statements about keys"
+    assert "statement 1" in query(school.root, "keys").out
+    (stick / "keys.sig").unlink()
+    assert update(school.root, "--usb", str(stick)).code == 13
 
 
 def test_a_laptop_without_two_builds_takes_its_lease(

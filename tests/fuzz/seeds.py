@@ -35,6 +35,7 @@ KEYS: Final = ("oats", "lease", "delegate", "thief")
 
 _FAR: Final = NOW + 10**9
 _OTHER_SERIAL: Final = "SHC00000001"
+_LISTED: Final = frozenset({SERIAL, _OTHER_SERIAL})
 
 _ORDER: Final = Order(
     parse_build_id("762"),
@@ -179,6 +180,10 @@ def _orders() -> Seeds:
             replace(full, expiry=_FAR - 1), _delegated("oats", links=2)
         ),
         "good-lines": make_order(OrderFile(_ORDER, NOW - 2), _with_more_lines(oats)),
+        "good-listed": make_order(replace(full, serials=_LISTED), oats.sig01),
+        "other-listed": make_order(
+            replace(full, serials=_LISTED - {SERIAL}), oats.sig01
+        ),
         "other-key": make_order(full, signer("thief").sig01),
         "other-role": make_order(full, signer("lease").sig01),
         "other-time": make_order(replace(full, expiry=NOW), oats.sig01),
