@@ -154,6 +154,12 @@ browser: $(READY) ## use the pages in a real browser; pictures in build/browser
 	@.ci/packages chromium chromium-driver
 	$(BIN)/pytest -q -n 0 tests/browser/pages.py $(ARGS)
 
+.PHONY: nginx
+nginx: $(READY) ## a site behind the real nginx, gunicorn and PostgreSQL (as root)
+	@.ci/packages nginx-light postgresql
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[postgresql]'
+	$(BIN)/pytest -q -n 0 tests/nginx/behind.py $(ARGS)
+
 .PHONY: badlinks
 badlinks: $(READY) ## an update over links that hardly work, counted on the wire
 	$(BIN)/python -m bench.badlinks

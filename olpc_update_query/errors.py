@@ -658,13 +658,22 @@ class PortTaken(SiteError):
 
 
 class MissingExtra(SiteError):
-    """A library that only the server needs is not installed."""
+    """A library that only the server needs is not installed.
+
+    Args:
+        module: The library.
+        extra: The extra of this project that it comes with.
+    """
 
     exit_code = 61
-    advice = "`pip install 'olpc-update-query[server]'` installs it."
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, extra: str = "server") -> None:
         super().__init__(module, "this Python package is not installed")
+        self.extra = extra
+
+    def hint(self) -> str:
+        """Tell the command that installs it."""
+        return f"`pip install 'olpc-update-query[{self.extra}]'` installs it."
 
 
 class StillNeeded(SiteError):

@@ -32,6 +32,8 @@ PROGRAMS = {
     "iproute2": "ip",
     "libcap2-bin": "setcap",
     "network-manager": "NetworkManager",
+    "nginx-light": "nginx",
+    "postgresql": "psql",
     "systemd": "systemd-analyze",
     "systemd-container": "systemd-nspawn",
     "util-linux": "losetup",

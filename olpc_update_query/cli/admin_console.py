@@ -25,7 +25,8 @@ from olpc_update_query.trust.keys import Role
 PROGRAM = "olpc-update-admin"
 
 _PIPE_CLOSED = 128 + 13
-_EXTRA = {"flask", "jinja2", "sqlalchemy", "tomlkit", "waitress", "werkzeug"}
+_SERVER = ("flask", "jinja2", "sqlalchemy", "tomlkit", "waitress", "werkzeug")
+_EXTRAS = dict.fromkeys(_SERVER, "server") | {"psycopg": "postgresql"}
 _ADVICE = {
     Busy: "Wait until it has ended.",
     NotPermitted: "Run it as the user who owns the site.",
@@ -113,9 +114,9 @@ def guard() -> Iterator[None]:
         sys.exit(_complain(error))
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        if module not in _EXTRA:
+        if module not in _EXTRAS:
             raise
-        sys.exit(_complain(MissingExtra(module)))
+        sys.exit(_complain(MissingExtra(module, _EXTRAS[module])))
     except BrokenPipeError:
         # whoever read our output has seen enough; nor may the end of Python complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

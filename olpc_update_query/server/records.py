@@ -261,6 +261,8 @@ def write_polls(connection: Connection, polls: Sequence[Poll]) -> list[Event]:
     """Write the latest state of each laptop, and return what changed."""
     serials = {poll.serial for poll in polls}
     query = sa.select(LAPTOPS).where(LAPTOPS.c.serial.in_(serials))
+    # no other server may count on what is about to change; locked in one order by all
+    query = query.order_by(LAPTOPS.c.serial).with_for_update()
     known = {row[0]: State(*row) for row in connection.execute(query)} if polls else {}
     after = dict(known)
     events: list[Event] = []

@@ -7,6 +7,7 @@ A poll is written within half a second; one that carries a report is on the disk
 before it is answered. A disk that refuses costs reports, never an answer.
 """
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -21,7 +22,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.expression import Executable
 
-from olpc_update_query.errors import DiskFailed
+from olpc_update_query.errors import DamagedSite, DiskFailed
 from olpc_update_query.server.recorder import BATCH, Recorder
 from olpc_update_query.server.records import (
     EVENTS,
@@ -48,6 +49,11 @@ from olpc_update_query.system.files import disk_errors
 _log = logging.getLogger(__name__)
 
 _TRIM_AFTER: Final = 1_000
+_CHECKPOINT: Final = 32 * 1024 // 4
+"""After how many pages of 4 KiB the log is moved into the database: a plain copy of
+both that is made meanwhile would be torn, so seldom."""
+_TRIES: Final = 5
+"""How often something is written that another server is in the way of."""
 
 
 class Reports:
@@ -58,11 +64,15 @@ class Reports:
 
     Raises:
         DiskFailed: It cannot be opened.
+        DamagedSite: The URL is none of a database.
     """
 
     def __init__(self, where: Path | str) -> None:
-        self._name = str(where) if isinstance(where, Path) else "the reports"
+        self._name = _named(where)
         self._engine = _open(where)
+        self._has_tables = isinstance(where, Path) or _try_to_make_tables(
+            self._engine, self._name
+        )
         self._recorder: Recorder[Record] = Recorder(self._write)
         self._unkept = _TRIM_AFTER
 
@@ -214,25 +224,39 @@ class Reports:
 
     def _rows(self, query: Executable) -> list[tuple[Any, ...]]:
         try:
+            self._need_tables()
             with self._engine.connect() as connection:
                 return [tuple(row) for row in connection.execute(query)]
         except DatabaseError as error:
-            raise DiskFailed(self._name, str(error.orig)) from error
+            raise DiskFailed(self._name, _plain(error)) from error
+
+    def _need_tables(self) -> None:
+        """Make the tables if the database was not there when this began."""
+        if not self._has_tables:
+            _make_tables(self._engine)
+            self._has_tables = True
 
     # --- writing, in the recorder's thread ---
 
     def _write(self, batch: Sequence[Record]) -> None:
-        try:
-            self._write_once(batch)
-        except (IntegrityError, OperationalError):
-            # another server wrote about the same laptop just now, or held the lock
-            self._write_once(batch)
+        for _ in range(_TRIES - 1):
+            try:
+                return self._write_once(batch)
+            except (IntegrityError, OperationalError):
+                # another server wrote about the same laptop just now, or held the
+                # lock; or the database was started anew, and is asked by a new line
+                continue
+        return self._write_once(batch)
 
     def _write_once(self, batch: Sequence[Record]) -> None:
         polls = [record for record in batch if isinstance(record, Poll)]
         leases = [record for record in batch if isinstance(record, StoredLease)]
         events = [record for record in batch if isinstance(record, Event)]
+        self._need_tables()
         with self._engine.begin() as connection:
+            if connection.dialect.name == "sqlite":
+                # what is read below must not change until it is written
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
             events += write_polls(connection, polls)
             write_leases(connection, leases)
             _insert(connection, events)
@@ -251,17 +275,42 @@ def _insert(connection: Connection, events: Sequence[Event]) -> None:
 # --- opening ------------------------------------------------------------------------
 
 
+def _named(where: Path | str) -> str:
+    """Return what to call the reports, without a password."""
+    if isinstance(where, Path):
+        return str(where)
+    try:
+        return sa.make_url(where).render_as_string(hide_password=True)
+    except (sa.exc.ArgumentError, ValueError):
+        return "the reports"
+
+
 def _open(where: Path | str) -> Engine:
+    if isinstance(where, Path):
+        return _open_file(where)
+    try:
+        return sa.create_engine(where, future=True, pool_pre_ping=True)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        reason = "reports_url is no URL of a database, in SQLAlchemy's words"
+        raise DamagedSite("site.toml", reason) from error
+
+
+def _open_file(where: Path) -> Engine:
     try:
         return _connect(where)
     except DatabaseError as error:
-        if not isinstance(where, Path) or isinstance(error, OperationalError):
-            raise DiskFailed(str(where), str(error.orig)) from error
+        if isinstance(error, OperationalError):
+            raise DiskFailed(str(where), _plain(error)) from error
         # Leases matter more than reports: go on with an empty file.
         aside = where.with_name(f"{where.name}.damaged")
         _log.warning("%s is damaged (%s); it is now %s", where, error.orig, aside)
         _move_aside(where, aside)
         return _connect(where)
+
+
+def _plain(error: DatabaseError) -> str:
+    """Return what a database says, in one line."""
+    return " ".join(str(error.orig).split())
 
 
 def _move_aside(where: Path, aside: Path) -> None:
@@ -270,29 +319,55 @@ def _move_aside(where: Path, aside: Path) -> None:
         where.with_name(where.name + suffix).unlink(missing_ok=True)
 
 
-def _connect(where: Path | str) -> Engine:
-    if isinstance(where, Path):
-        with disk_errors(where):
-            # it tells where children are; SQLite gives its other files the same mode
-            os.close(os.open(where, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            hand_over(where.parent, [where])
-        engine = sa.create_engine(
-            URL.create("sqlite", database=str(where)),
-            future=True,
-            poolclass=QueuePool,
-            connect_args={"check_same_thread": False, "timeout": 10},
-        )
-        event.listen(engine, "connect", _prepare)
-    else:
-        engine = sa.create_engine(where, future=True)
+def _connect(where: Path) -> Engine:
+    with disk_errors(where):
+        # it tells where children are; SQLite gives its other files the same mode
+        os.close(os.open(where, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        hand_over(where.parent, [where])
+    engine = sa.create_engine(
+        URL.create("sqlite", database=str(where)),
+        future=True,
+        poolclass=QueuePool,
+        connect_args={"check_same_thread": False, "timeout": 10},
+    )
+    event.listen(engine, "connect", _prepare)
+    _make_tables(engine)
+    _insist_on_whole(engine)
+    return engine
+
+
+def _insist_on_whole(engine: Engine) -> None:
+    """Look for what a copy that was made in a bad moment would lack."""
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+    engine.dispose()
+    if found != "ok":
+        raise DatabaseError("quick_check", None, sqlite3.DatabaseError(str(found)))
+
+
+def _try_to_make_tables(engine: Engine, name: str) -> bool:
+    """Make the tables, unless the database is not to be reached now."""
     try:
-        METADATA.create_all(engine)
+        _make_tables(engine)
+    except OperationalError as error:
+        _log.warning("%s: %s; laptops are answered without", name, _plain(error))
+        return False
+    return True
+
+
+def _make_tables(engine: Engine) -> None:
+    try:
+        for _ in METADATA.tables:
+            with contextlib.suppress(DatabaseError):
+                # another server may be making them just now
+                return METADATA.create_all(engine)
+        return METADATA.create_all(engine)
     finally:
         # a server may fork now; its children open connections of their own
         engine.dispose()
-    return engine
 
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT}")

@@ -1,3 +1,4 @@
+import itertools
 import signal
 import sqlite3
 import subprocess
@@ -220,6 +221,52 @@ def test_what_was_confirmed_survives_a_kill(tmp_path: Path) -> None:
     assert state is not None
     assert (state.polls, state.result) == (30, "29")
     kept.close()
+
+
+def test_a_plain_copy_of_what_is_written_is_whole(tmp_path: Path) -> None:
+    """As a backup makes one while the server goes on, with many pages in between."""
+    kept = Reports(tmp_path / "reports.db")
+    stop, count = threading.Event(), 0
+
+    def go_on() -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            write(kept, Poll(f"SN{number % 50}", NOW, "h", build=str(number)))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    for turn in range(4):
+        done = kept.events(limit=1)
+        count = max(count, sum(one.polls for one in kept.latest(99)))
+        copy = tmp_path / f"copy{turn}"
+        copy.mkdir()
+        for part in tmp_path.glob("reports.db*"):
+            subprocess.run(["cp", "-a", part, copy], check=True)
+        restored = Reports(copy / "reports.db")
+        assert sum(one.polls for one in restored.latest(99)) >= count
+        if done:
+            assert restored.events(limit=1)[0].serial.startswith("SN")
+        restored.close()
+        assert not list(copy.glob("*.damaged"))
+    stop.set()
+    thread.join()
+    kept.close()
+    assert count > 0
+
+
+def test_a_torn_copy_is_put_aside(tmp_path: Path) -> None:
+    """The database from before a checkpoint, without the log it was made with."""
+    path, torn = tmp_path / "reports.db", tmp_path / "torn.db"
+    kept = Reports(path)
+    write(kept, *(Poll(f"SN{number}", NOW, "h") for number in range(400)))
+    kept.close()
+    whole = path.read_bytes()
+    torn.write_bytes(whole[:8192] + whole[4096:8192] + whole[12288:])
+    restored = Reports(torn)
+    assert restored.latest(9) == []
+    restored.close()
+    assert (tmp_path / "torn.db.damaged").exists()
 
 
 def test_each_commit_is_synced(tmp_path: Path) -> None:
