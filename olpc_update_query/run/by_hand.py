@@ -55,10 +55,8 @@ class ByHand:
     ) -> None:
         self._machine, self._audience = machine, audience
         self._build, self._places, self._force = build, places, force
-        self._purpose, self._first = (
-            f"olpc-update {build}",
-            f"looking for build {build}",
-        )
+        self._purpose = f"olpc-update {build}"
+        self._first = f"looking for build {build}"
         told = (audience, machine.clock, str(Trigger.MANUAL))
         self._report = Report(machine.installer, *told)
         self._asker = Report(machine.asker, *told)

@@ -96,7 +96,8 @@ class FromStick(ByHand):
             raise errors.BuildNotFound(str(stick), "nothing for laptops is on it")
         places = [url_of(path) for path in found.values()]
         super().__init__(machine, audience, build or BuildId(""), places, force=force)
-        self._purpose, self._first = "olpc-update --usb", f"reading {stick}"
+        self._purpose = "olpc-update --usb"
+        self._first = f"reading {stick}"
         self._stick, self._is_named = stick, build is not None
         with disk_errors(stick):
             lend(stick.resolve())
