@@ -58,7 +58,7 @@ def test_from_the_site_to_the_laptop_and_home_again(
     tree = tmp_path / "tree"
     build_tree(tree, {"etc/motd": "from a stick", "lib/big": NOISE})
     shell.good("publish", site.path, tree, "--build", "770", "--any-tree")
-    shell.good("assign", site.path, "--build", "770", "--any-tree")
+    shell.good("assign", site.path, "--build", "770")
     image = media.make_image(kind, tmp_path / "image", 40 * MIB)
     with media.mounted(kind, image, tmp_path / "mnt") as stick:
         for _ in range(2):
@@ -165,9 +165,7 @@ def test_too_large_for_fat(shell: Shell, tmp_path: Path) -> None:
         file.truncate(1 << 32)
     image = media.make_image("fat", tmp_path / "image", 40 * MIB)
     with media.mounted("fat", image, tmp_path / "mnt") as stick:
-        told = shell.bad(
-            errors.UnfitStick, "usb", site.path, stick, "--build", "770", "--any-tree"
-        )
+        told = shell.bad(errors.UnfitStick, "usb", site.path, stick, "--build", "770")
         assert list(stick.iterdir()) == []
     assert "it is FAT, which holds no file of 4 GiB" in told
     assert "ext4" in told
@@ -179,7 +177,7 @@ def test_too_large_for_the_stick(shell: Shell, tmp_path: Path) -> None:
     shell.good("publish", site.path, tmp_path / "tree", "--build", "770", "--any-tree")
     image = media.make_image("ext4", tmp_path / "image", 40 * MIB)
     with media.mounted("ext4", image, tmp_path / "mnt") as stick:
-        ran = shell.run("usb", site.path, stick, "--build", "770", "--any-tree")
+        ran = shell.run("usb", site.path, stick, "--build", "770")
         assert ran.code == errors.NoSpace.exit_code
         assert not (stick / "builds").exists()
     needed = re.search(r": ([0-9,]+) bytes are needed, ([0-9,]+) are free", ran.out)
