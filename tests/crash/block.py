@@ -27,7 +27,7 @@ from tests.crash.scenes import Stage
 from tests.crash.sweep import load, require_tools, scratch
 
 SIZE = 24 << 20
-LIES = 8
+LIES = 32
 _HEAD = struct.Struct("<cQQ")
 
 
