@@ -63,8 +63,19 @@ def test_damaged_facts_count_as_absent(
     damage(store, "state.json", data)
     assert store.load("state") == {}
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert store.require("state") == {}
     store.save("state", {"floor": 2})
     assert store.load("state") == {"floor": 2}
+
+
+def test_facts_that_cannot_be_read_are_not_absent_where_that_matters(
+    store: StateStore,
+) -> None:
+    assert store.require("state") == {}
+    (store.directory / "state.json").mkdir(parents=True)
+    assert store.load("state") == {}
+    with pytest.raises(errors.DiskFailed, match=r"state\.json"):
+        store.require("state")
 
 
 def test_unwritable_directory_is_one_of_our_errors(tmp_path: Path) -> None:
