@@ -114,6 +114,7 @@ def begin(job: Callable[[], int], log: Path, *, stopped: bool = False) -> int:
     code = 99
     try:
         os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.umask(0o022)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         os.fchmod(output, 0o666)

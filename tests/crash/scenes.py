@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -171,6 +172,7 @@ class Stage:
             process.join()
 
     def _serve(self, told: Connection, orders: bool, stolen: bool) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         www = self.scratch / "www"
         shutil.rmtree(www, ignore_errors=True)
         www.mkdir()

@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -89,7 +90,11 @@ LOADED = (
 
 
 def require_tools() -> None:
-    """End with a plain line where nothing of all this can work."""
+    """End with a plain line where nothing of all this can work.
+
+    From then on SIGTERM ends the process as Ctrl-C does: memory and mounts are freed.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if os.geteuid() != 0 or not shutil.which("strace"):
         sys.exit("tests.crash: needs root, and strace (Debian package strace)")
 
@@ -189,25 +194,32 @@ class _Crew:
 def _crew(scene: Scene, size: int) -> Iterator[_Crew]:
     context = get_context("fork")
     with contextlib.ExitStack() as held:
-        lines = []
+        lines: list[Connection] = []
         done = held.enter_context(scratch())
         for _ in range(size):
             here, there = context.Pipe()
             place = held.enter_context(scratch())
-            process = context.Process(target=_work, args=(there, scene, place, done))
+            lines.append(here)
+            given = ([*lines], there, scene, place, done)
+            process = context.Process(target=_work, args=given)
             process.start()
             held.callback(process.join)
-            held.callback(process.terminate)
+            held.callback(here.close)
             there.close()
-            lines.append(here)
         yield _Crew(lines)
 
 
-def _work(line: Connection, scene: Scene, place: Path, done: Path) -> None:
+def _work(
+    others: list[Connection], line: Connection, scene: Scene, place: Path, done: Path
+) -> None:
+    """Try what comes, until nobody is at the other end of the line any more."""
+    for other in others:
+        other.close()
     load()
     trial = _Trial(scene, place, done)
-    while True:
-        line.send(trial.of(line.recv()))
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            line.send(trial.of(line.recv()))
 
 
 class _Trial:
