@@ -150,9 +150,9 @@ def _await_tracer(pid: int, tracer: "subprocess.Popen[bytes]") -> None:
 
 def finish(pid: int, log: Path) -> Ended:
     """Wait until a process has ended."""
-    status = os.waitpid(pid, 0)[1]
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(
-            pid, signal.SIGKILL
-        )  # the asker's process, when its parent was killed
+    try:
+        status = os.waitpid(pid, 0)[1]
+    finally:  # the asker's process, when its parent was killed; all, when we are
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
     return Ended(os.waitstatus_to_exitcode(status), log.read_text("utf-8", "replace"))
