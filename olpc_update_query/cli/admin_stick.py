@@ -15,7 +15,7 @@ from olpc_update_query.cli.admin_console import (
     say,
     who,
 )
-from olpc_update_query.errors import MissingKey
+from olpc_update_query.errors import MissingKey, SiteError
 from olpc_update_query.model.wire import BuildId
 from olpc_update_query.server.site import PublishedBuild, Site
 from olpc_update_query.server.stick_orders import VALID_DAYS, Share
@@ -104,19 +104,20 @@ def _orders(
     from olpc_update_query.server.stick import published_orders
     from olpc_update_query.server.stick_orders import sign_orders
 
+    is_limited = any(share.serials is not None for share in builds.values())
     try:
         key = load_site_key(site, Role.OATS)
-    except MissingKey:
-        if any(share.serials is not None for share in builds.values()):
-            raise
-        note("No key for orders is here: they stay as they were signed when the builds")
-        note("were published, for every laptop, and not for --days.")
-        return published_orders(list(builds))
-    if key.delegations:
-        note("This site signs for single laptops only: the orders stay as they were")
-        note("signed when the builds were published, and not for --days.")
-        return published_orders(list(builds))
-    return sign_orders(builds, key.signer, now, days)
+        if not key.delegations:
+            return sign_orders(builds, key.signer, now, days)
+        reason = "signs for one laptop at a time: make this stick where the keys are"
+        missing: SiteError = SiteError("the key for orders", reason)
+    except MissingKey as error:
+        missing = error
+    if is_limited:
+        raise missing
+    note("No key that signs orders is here: they stay as they were signed when the")
+    note("builds were published, for every laptop, and not for --days.")
+    return published_orders(list(builds))
 
 
 def _tell(builds: Mapping[PublishedBuild, Share], files: Mapping[str, bytes]) -> None:

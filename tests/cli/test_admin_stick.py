@@ -11,15 +11,18 @@ from olpc_update_query import errors
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import BuildId, Query
 from olpc_update_query.model.wire import format_time, parse_time
+from olpc_update_query.server.delegating import accept_delegations, delegate_laptops
 from olpc_update_query.server.laptops import Laptop
 from olpc_update_query.server.reports import Reports
+from olpc_update_query.server.signing import bulk_leases
 from olpc_update_query.server.site import DAY, Site
 from olpc_update_query.server.stick_reports import bring_home
 from olpc_update_query.system.host import SystemClock
 from olpc_update_query.trust.answer import TrustedOrder, open_order
+from olpc_update_query.trust.keys import Role
 from olpc_update_query.trust.lease import find_lease
 from tests.cli.shell import Shell
-from tests.keys import SERIAL, UUID, ring
+from tests.keys import SERIAL, UUID, ring, signer
 from tests.server.sites import LAPTOP, HandClock, list_laptops, make_site, settle
 from tests.trees import build_tree
 
@@ -141,13 +144,34 @@ def test_without_a_key_the_orders_stay_as_they_were_published(
     shell.good("assign", site.path, "--build", "762")
     (site.keys / "oats.private").unlink()
     ran = shell.run("usb", site.path, stick)
-    assert (ran.code, "No key for orders is here" in ran.err) == (0, True)
+    assert (ran.code, "No key that signs orders" in ran.err) == (0, True)
     assert order_on(stick, "762").expiry is None
     shell.bad(errors.MissingKey, "usb", site.path, stick, "--group", "5B")
     (site.builds / "762/order").unlink()
     ran = shell.run("usb", site.path, stick)
     assert ran.code == errors.SiteError.exit_code
     assert "no signed order" in ran.err
+
+
+def test_a_delegated_key_signs_for_no_stick(
+    shell: Shell, site: Site, stick: Path
+) -> None:
+    """Its orders would have to be one for each laptop: those of the builds serve."""
+    shell.good("assign", site.path, "--build", "762")
+    key = signer("school-oats")
+    shutil.copyfile(site.keys / "oats.public", site.keys / "above-oats.public")
+    expiry, now = NOW + 90 * DAY, NOW
+    lines = delegate_laptops(
+        site, Role.OATS, key.public, group=None, now=now, expiry=expiry
+    )
+    (site.keys / "oats.private").write_bytes(key.private_bytes())
+    (site.keys / "oats.public").write_bytes(key.public)
+    accept_delegations(site, Role.OATS, bulk_leases(lines), None, now)
+    ran = shell.run("usb", site.path, stick)
+    assert (ran.code, "No key that signs orders" in ran.err) == (0, True), ran
+    assert order_on(stick, "762").expiry is None
+    told = shell.bad(errors.SiteError, "usb", site.path, stick, "--group", "5B")
+    assert "signs for one laptop at a time" in told
 
 
 def test_it_says_how_much_room_it_takes_before_it_writes(
