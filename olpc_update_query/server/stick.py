@@ -25,6 +25,7 @@ from olpc_update_query.system.sticks import (
     directory_on,
     is_fat,
     leave_file,
+    remove_leftovers,
     write_file,
 )
 from olpc_update_query.trust.keys import Role
@@ -77,6 +78,7 @@ def write_stick(load: Load, stick: Path, progress: Progress) -> None:
         NotPermitted, DiskFailed: The stick cannot be written.
     """
     with disk_errors(stick):
+        _tidy(load, stick)
         copies = [copy for build in load.orders for copy in _missing(build, stick)]
         _require_fit(copies, stick)
         _require_room(copies, load, stick, progress)
@@ -94,6 +96,15 @@ def write_stick(load: Load, stick: Path, progress: Progress) -> None:
             leave_file(stick, f"{BUILDS}/{build.build}/{ORDER}", order)
     for path, data in load.files.items():
         leave_file(stick, path, data)
+
+
+def _tidy(load: Load, stick: Path) -> None:
+    """Make room: remove what an earlier try has left of the same builds."""
+    for build in load.orders:
+        for where in ((BUILDS, str(build.build)), (BUILDS, str(build.build), "delta")):
+            if stick.joinpath(*where).is_dir():
+                with directory_on(stick, *where) as place:
+                    remove_leftovers(place)
 
 
 def _missing(build: PublishedBuild, stick: Path) -> Iterator[_Copy]:

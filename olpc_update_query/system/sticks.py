@@ -101,6 +101,17 @@ def write_file(place: int, name: str, chunks: Iterable[bytes]) -> None:
     os.fsync(place)
 
 
+def remove_leftovers(place: int) -> None:
+    """Remove what was being written in an open directory when a stick was pulled out.
+
+    Raises:
+        OSError: See ``disk_errors``.
+    """
+    for name in os.listdir(place):
+        if name.startswith(".") and name.endswith(".new"):
+            os.unlink(name, dir_fd=place)
+
+
 def is_fat(path: Path) -> bool:
     """Tell whether a directory is on FAT, which holds no file of 4 GiB."""
     device = os.stat(path).st_dev

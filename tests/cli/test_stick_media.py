@@ -185,6 +185,24 @@ def test_too_large_for_the_stick(shell: Shell, tmp_path: Path) -> None:
     assert int(needed[1].replace(",", "")) > 60 * MIB
 
 
+def test_what_an_earlier_try_has_left_takes_no_room(
+    shell: Shell, tmp_path: Path
+) -> None:
+    site = make_site(tmp_path)
+    build_tree(tmp_path / "tree", {"lib/huge": os.urandom(20 * MIB)})
+    shell.good("publish", site.path, tmp_path / "tree", "--build", "770")
+    image = media.make_image("ext4", tmp_path / "image", 40 * MIB)
+    with media.mounted("ext4", image, tmp_path / "mnt") as stick:
+        build = stick / "builds/770"
+        build.mkdir(parents=True)
+        (build / ".pack.new").write_bytes(bytes(16 * MIB))
+        (build / ".contents.new").touch()
+        shell.good("usb", site.path, stick, "--build", "770")
+        names = {path.name for path in build.iterdir()}
+        assert not [name for name in names if name.startswith(".")]
+        assert {"contents", "order", "pack", "pack.index"} <= names
+
+
 def test_the_stick_of_a_desktop(school: School, tmp_path: Path) -> None:
     """`/media/USER` is closed to everybody else; the stick below it is not."""
     place = school.root / "media/child"
