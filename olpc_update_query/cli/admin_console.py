@@ -13,6 +13,7 @@ import click
 from olpc_update_query.errors import (
     Busy,
     MissingExtra,
+    NoSpace,
     NotPermitted,
     SiteError,
     UpdateError,
@@ -29,6 +30,7 @@ _SERVER = ("flask", "jinja2", "sqlalchemy", "tomlkit", "waitress", "werkzeug")
 _EXTRAS = dict.fromkeys(_SERVER, "server") | {"psycopg": "postgresql"}
 _ADVICE = {
     Busy: "Wait until it has ended.",
+    NoSpace: "Delete something there, or take a larger one.",
     NotPermitted: "Run it as the user who owns the site.",
 }
 

@@ -179,6 +179,7 @@ def test_too_large_for_the_stick(shell: Shell, tmp_path: Path) -> None:
     with media.mounted("ext4", image, tmp_path / "mnt") as stick:
         ran = shell.run("usb", site.path, stick, "--build", "770")
         assert ran.code == errors.NoSpace.exit_code
+        assert "hint: Delete something there" in ran.err
         assert not (stick / "builds").exists()
     needed = re.search(r": ([0-9,]+) bytes are needed, ([0-9,]+) are free", ran.out)
     assert needed is not None
