@@ -58,7 +58,11 @@ class LocalFiles:
             raise errors.BuildNotFound(where, "not there") from None
         except OSError as error:
             raise _unreadable(where, error) from error
-        facts = os.fstat(descriptor)
+        try:
+            facts = os.fstat(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            raise _unreadable(where, error) from error
         if not stat.S_ISREG(facts.st_mode):
             os.close(descriptor)
             raise errors.NetworkError(where, "not a file")
