@@ -49,15 +49,15 @@ class LinkWatch:
 
     def __init__(self) -> None:
         self.link: Link | None = None
-        self._portal = ""
+        self._portal, self._was_metered = "", False
 
     def see(self, link: Link) -> Trigger | None:
         """Take note of the link as it is now.
 
         Returns:
-            PORTAL when a captive portal has begun to let us through, GATE when a
-            link is metered no more, NETWORK when there is another link or a better
-            one, None for everything else.
+            PORTAL when a captive portal has begun to let us through, GATE when the
+            link is metered no more, or is another one that is not, NETWORK when there
+            is another link or a better one, None for everything else.
         """
         before, self.link = self.link or Link(), link
         if link.connectivity == PORTAL and link.state >= CONNECTED:
@@ -68,7 +68,8 @@ class LinkWatch:
             return None
         if self._portal:
             return self._leave_portal(link)
-        if before.metered in METERED and link.metered not in METERED:
+        was_metered, self._was_metered = self._was_metered, link.metered in METERED
+        if was_metered and not self._was_metered:
             return Trigger.GATE
         return Trigger.NETWORK if _is_better(link, before) else None
 
@@ -81,7 +82,7 @@ class LinkWatch:
 
     def forget(self) -> None:
         """Know nothing about the link: NetworkManager is gone."""
-        self.link, self._portal = None, ""
+        self.link, self._portal, self._was_metered = None, "", False
 
 
 def _is_better(link: Link, before: Link) -> bool:

@@ -42,6 +42,11 @@ NET, THROUGH, GATE = Trigger.NETWORK, Trigger.PORTAL, Trigger.GATE
         pytest.param(
             [ONLINE, ONLINE._replace(metered=3)], [NET, None], id="metered now"
         ),
+        pytest.param(
+            [ONLINE._replace(metered=1), DOWN, UP, Link(70, 4, "/b")],
+            [NET, None, GATE, NET],
+            id="from a link that costs to one that does not",
+        ),
     ],
 )
 def test_triggers(links: list[Link], triggers: list[Trigger | None]) -> None:
