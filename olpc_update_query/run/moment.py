@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from olpc_update_query.policy.due import EARLIEST
 from olpc_update_query.policy.schedule import (
     Ask,
     AskSoon,
@@ -70,8 +71,18 @@ def wait_until_due(machine: Machine, wish: Wish, report: Report) -> Outcome | No
             return _not_due(until)
         case AskSoon(_, spread):
             spread = spread if wish.waits else for_daemon(spread)
-            moment = next_slot(now, place_of(machine.identity.serial), spread)
+            place = _place(machine, is_wrong=now < max(least, EARLIEST))
+            moment = next_slot(now, place, spread)
             return _wait(machine, moment, report, sleeps=wish.waits)
+
+
+def _place(machine: Machine, *, is_wrong: bool) -> float:
+    """Return the laptop's place in a span of time.
+
+    A clock that is surely wrong may show the same at each start, and then the slot
+    would come after the same time each day, maybe after the lesson: so it is drawn.
+    """
+    return machine.draw() if is_wrong else place_of(machine.identity.serial)
 
 
 def _wait(

@@ -185,3 +185,23 @@ def test_a_hold_is_one(laptop: Laptop) -> None:
 
 def test_gates_have_names_for_people() -> None:
     assert {str(gate) for gate in Gate} == {"metered", "battery", "quiet-hours"}
+
+
+@pytest.mark.parametrize(
+    ("clock", "is_drawn"),
+    [
+        pytest.param(NOW, False, id="a clock that may be right"),
+        pytest.param(1000, True, id="1970 at each start"),
+    ],
+)
+def test_a_clock_that_is_surely_wrong_has_no_slot(
+    laptop: Laptop, clock: int, is_drawn: bool
+) -> None:
+    """Or a laptop that is on for five minutes at a time might never ask."""
+    waits = set()
+    for number in range(12):
+        laptop.clock.time, laptop.draw = clock, number / 12
+        (laptop.machine().work.asker / "due").unlink(missing_ok=True)
+        laptop.poll(Wish(Trigger.BOOT, waits=False))
+        waits.add(laptop.wait())
+    assert len(waits) == (12 if is_drawn else 1)
