@@ -36,6 +36,8 @@ class Laptop:
         dice: Its chance.
         serial: Its serial number.
         has_daemon: Whether a daemon wakes it.
+        ahead: By how many seconds its clock is wrong. All times here are the true ones,
+            but those on its disk.
         due: The stamp on its disk.
         floor: The greatest signed time that it has seen.
         interval: How often the server wants it to ask.
@@ -46,6 +48,7 @@ class Laptop:
     dice: random.Random
     serial: str = "CSN74805A62"
     has_daemon: bool = False
+    ahead: int = 0
     due: Due | None = None
     floor: int = 0
     interval: int = DEFAULT_INTERVAL
@@ -54,6 +57,10 @@ class Laptop:
 
     def wake(self, trigger: Trigger, now: int) -> int | None:
         """Return when this trigger leads to a query: now, at a moment, or never."""
+        asks = self._wake(trigger, now + self.ahead)
+        return None if asks is None else asks - self.ahead
+
+    def _wake(self, trigger: Trigger, now: int) -> int | None:
         text = "" if self.due is None else format_due(self.due)
         if trigger in LOOKED_AT_FIRST and may_skip(text, now):
             return None
@@ -70,6 +77,7 @@ class Laptop:
 
     def answered(self, now: int, signed_time: int | None = None) -> None:
         """Note that a server answered."""
+        now += self.ahead
         self.floor = max(self.floor, now if signed_time is None else signed_time)
         self.failures = 0
         self.due = draw_next(
@@ -78,6 +86,7 @@ class Laptop:
 
     def failed(self, now: int, retry_after: int | None = None) -> None:
         """Note that a server failed."""
+        now += self.ahead
         self.failures += 1
         self.due = draw_retry(
             self.failures,

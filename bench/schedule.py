@@ -1,9 +1,10 @@
 """How a fleet asks, beside the timers that others ship.
 
 Prints three tables: who asks within ten minutes of a link, and how hard a school that
-opens its laptops together hits its server (laptops made one after the other, or taken
-at random from many schools); what 4,000 laptops do to it whose leases
-end together; and what a signed answer costs, which makes load of it.
+opens its laptops together hits its server (laptops made one after the other, with
+clocks that agree; with clocks that do not; and with serial numbers of all kinds); what
+4,000 laptops do to it whose leases end together; and what a signed answer costs, which
+makes load of it.
 
 The timers are those of the peers' unit files, as of 2026: each line says how. A laptop
 boots, gets a link half a minute later, is used for twenty minutes and switched off.
@@ -25,6 +26,7 @@ SESSION = 20 * MINUTE
 LINK = 30
 """Seconds from the start of a laptop to its link."""
 SCHOOL = 1000
+SKEW = 30
 OPENING = 5 * MINUTE
 MORNING = 8 * HOUR
 BEGIN = 1_795_046_400
@@ -44,6 +46,7 @@ class Line(NamedTuple):
         in_ten: Share of sessions that ask within ten minutes of the link, if due.
         in_session: Share that ask before the laptop is switched off.
         polls: When 1,000 laptops asked that started within five minutes.
+        apart: The same of laptops whose clocks are half a minute wrong.
         mixed: The same of laptops whose serial numbers have nothing in common.
     """
 
@@ -51,6 +54,7 @@ class Line(NamedTuple):
     in_ten: float
     in_session: float
     polls: list[int]
+    apart: list[int] | None = None
     mixed: list[int] | None = None
 
 
@@ -128,20 +132,24 @@ def session(
 
 
 def ours(name: str, wakes: Wakes, count: int, dice: random.Random) -> Line:
-    """Use overdue laptops, and then the whole school on one morning, twice."""
+    """Use overdue laptops, and then the whole school on one morning, three times."""
 
-    def use(serial: str, start: int) -> int | None:
-        laptop = _overdue(serial, start, dice)
-        laptop.has_daemon = wakes is by_daemon
+    def use(serial: str, start: int, skew: float = 0.0) -> int | None:
+        wrong = int(dice.gauss(0, skew))
+        laptop = _overdue(serial, start + wrong, dice)
+        laptop.has_daemon, laptop.ahead = wakes is by_daemon, wrong
         return session(laptop, start, wakes(start, dice))
 
-    def morning(serials: Iterator[str]) -> list[int]:
-        asked = [(start, use(next(serials), start)) for start in _openings(dice)]
+    def morning(serials: Iterator[str], skew: float = 0.0) -> list[int]:
+        asked = [(start, use(next(serials), start, skew)) for start in _openings(dice)]
         return [start + found for start, found in asked if found is not None]
 
     asked = [use(_any_serial(dice), BEGIN + dice.randrange(DAY)) for _ in range(count)]
     line = _line(name, asked, morning(_delivery(dice)))
-    return line._replace(mixed=morning(iter(lambda: _any_serial(dice), "")))
+    return line._replace(
+        apart=morning(_delivery(dice), SKEW),
+        mixed=morning(iter(lambda: _any_serial(dice), "")),
+    )
 
 
 def _overdue(serial: str, start: int, dice: random.Random) -> Laptop:
@@ -275,6 +283,10 @@ def _print_lines(lines: list[Line]) -> None:
     for line in lines:
         shares = f"{line.in_ten:9.1%}{line.in_session:9.1%}"
         print(f"{line.name:36}{shares}{_peaks(line.polls)}")
+    print(f"the same, with clocks that are wrong by {SKEW} seconds or so")
+    for line in lines:
+        if line.apart is not None:
+            print(f"{line.name:54}{_peaks(line.apart)}")
     print("the same, of laptops that were not made one after the other")
     for line in lines:
         if line.mixed is not None:

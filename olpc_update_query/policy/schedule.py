@@ -197,8 +197,8 @@ def next_slot(now: int, place: float, spread: int = SPREAD) -> Due:
     """Return when an overdue laptop asks: within the next ``spread`` seconds.
 
     Time is cut into spans of ``spread`` seconds, and a laptop asks at its place in
-    one. With the clocks about right, and those that are wrong spread by that, it does
-    not matter when each of them was woken.
+    one, whenever it was woken. Clocks that differ mix the places up, no worse than
+    dice would.
     """
     slot = int(place * spread)
     return now, now + 1 + (slot - now - 1) % spread
