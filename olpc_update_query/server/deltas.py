@@ -33,6 +33,7 @@ from olpc_update_query.server.archive import (
 from olpc_update_query.server.bases import Windows, choose_bases
 from olpc_update_query.server.packing import (
     DELTA_LEVEL,
+    LEVEL,
     Content,
     append,
     in_order,
@@ -45,6 +46,7 @@ from olpc_update_query.system.closing import Closing
 
 INSIDE = "inside.pack"
 _MIN_INSIDE = 64 << 10
+_FEW = 64  # a patch of so small a part of its segment is small enough
 _Packed = Sequence[tuple[Segment, bytes]]
 
 _DIGEST = 40  # what a digest and a number take there
@@ -122,8 +124,10 @@ def _made_of_others(
     whole: Frame, content: bytes | mmap, known: AbstractSet[bytes], work: Path
 ) -> tuple[Frame, IO[bytes]] | None:
     with taken_apart(content, work) as apart:
-        described = apart.describe(known) if apart else None
-    if described is None or not described[0].copies:
+        if apart is None or not apart.holds_any(known):
+            return None
+        described = apart.describe(known)
+    if described is None:
         return None
     inside, raw = described
     parts = list(_patch(raw, b""))
@@ -226,8 +230,20 @@ def _patch(
     for offset in range(0, len(content), SEGMENT):
         raw = content[offset : offset + SEGMENT]
         start, length = windows.choose(raw, offset)
-        packed = pack_segment(raw, base[start : start + length], DELTA_LEVEL)
+        packed = _pack_patch(raw, base[start : start + length])
         yield Segment(start, length, len(packed), len(raw)), packed
+
+
+def _pack_patch(raw: bytes, base: bytes) -> bytes:
+    """Pack a segment as well as it pays.
+
+    The highest level takes seconds for a large base, and most where nearly everything
+    is the same: there a lower one leaves next to nothing as well.
+    """
+    quick = pack_segment(raw, base, LEVEL)
+    if len(quick) * _FEW <= len(raw):
+        return quick
+    return min(quick, pack_segment(raw, base, DELTA_LEVEL), key=len)
 
 
 class _Part(NamedTuple):

@@ -118,6 +118,14 @@ class Apart(NamedTuple):
         description = Inside(tuple(part for part in parts if part.size), (), copies)
         return description, b"".join(gaps)
 
+    def holds_any(self, known: Container[bytes]) -> bool:
+        """Tell whether a known content is inside, before settings are looked for.
+
+        Args:
+            known: Digests of contents.
+        """
+        return bool(self._copies(known)[0])
+
     def _settings(self) -> Part | None:
         kind, start, _, begin, end = self.stretch
         for settings in _CANDIDATES[kind](self.content, start):
