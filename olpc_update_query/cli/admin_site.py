@@ -108,6 +108,8 @@ def check(site: Path, packs: bool, as_json: bool) -> None:
     else:
         for finding in found:
             say(plain(f"{finding.weight}: {finding.where}: {finding.text}"))
+            if finding.mend:
+                say(plain(f"  mend: {finding.mend}"))
         if not found:
             say(f"{site} is in order.")
     if errors:

@@ -4,7 +4,12 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from olpc_update_query.errors import DamagedSite, Malformed, UpdateError
+from olpc_update_query.errors import (
+    DamagedSite,
+    Malformed,
+    SiteError,
+    UpdateError,
+)
 from olpc_update_query.model.manifest import MAX_HEADER, parse_header
 from olpc_update_query.model.wire import BuildId, format_time
 from olpc_update_query.server.delegating import prove
@@ -37,11 +42,13 @@ class Finding(NamedTuple):
         weight: An error keeps laptops from their leases or builds.
         where: The file or thing.
         text: What is wrong with it.
+        mend: What to do about it; empty where the text says it.
     """
 
     weight: Weight
     where: str
     text: str
+    mend: str = ""
 
 
 def check_site(site: Site, now: int, *, thoroughly: bool = False) -> list[Finding]:
@@ -67,6 +74,7 @@ def check_site(site: Site, now: int, *, thoroughly: bool = False) -> list[Findin
     for name in site.build_names():
         found += _check_build(site, name)
         found += _prove_build(site, name) if thoroughly else ()
+    found += _check_strays(site)
     if sound:
         found += _check_laptops(site)
         found += _check_rules(site)
@@ -84,17 +92,21 @@ def _fault(read: Callable[[], object]) -> list[Finding]:
     try:
         read()
     except UpdateError as error:
-        where, _, text = str(error).partition(": ")
-        return [Finding(Weight.ERROR, where, text)]
+        return [_finding(error)]
     return []
+
+
+def _finding(error: UpdateError) -> Finding:
+    where, _, text = str(error).partition(": ")
+    hint = "" if error.advice == SiteError.advice else error.hint() or ""
+    return Finding(Weight.ERROR, where, text, hint)
 
 
 def _check_key(site: Site, role: Role) -> Iterator[Finding]:
     try:
         signer = load_key(site, role)
     except UpdateError as error:
-        where, _, text = str(error).partition(": ")
-        yield Finding(Weight.ERROR, where, text)
+        yield _finding(error)
         return
     path = public_path(site, role)
     if not path.exists():
@@ -112,8 +124,7 @@ def _check_delegations(site: Site, role: Role, now: int) -> Iterator[Finding]:
         key, laptops = load_site_key(site, role), site.laptops()
     except UpdateError as error:
         if isinstance(error, DamagedSite):
-            where, _, text = str(error).partition(": ")
-            yield Finding(Weight.ERROR, where, text)
+            yield _finding(error)
         return
     if not (site.keys / name).exists():
         return
@@ -148,13 +159,30 @@ def _check_build(site: Site, name: BuildId) -> Iterator[Finding]:
         with open(site.builds / name / "contents", "rb") as file:
             header = parse_header(file.readline(MAX_HEADER + 1))
     except Malformed as error:
-        yield Finding(Weight.ERROR, where, f"contents: {error.reason}")
+        text = f"contents: {error.reason}"
+        yield Finding(Weight.ERROR, where, text, _again(site, name))
         return
     if header.build != name:
         text = f"its manifest says that it is build {header.build}"
-        yield Finding(Weight.ERROR, where, text)
+        yield Finding(Weight.ERROR, where, text, _again(site, name))
     if not any((site.builds / name / kind).exists() for kind in ("pack", "root")):
-        yield Finding(Weight.ERROR, where, "it has neither pack nor root/")
+        text = "it has neither pack nor root/"
+        yield Finding(Weight.ERROR, where, text, _again(site, name))
+
+
+def _again(site: Site, name: BuildId) -> str:
+    """Say how a damaged build is replaced, whether laptops are told of it or not."""
+    place = site.builds / name
+    return f"Delete {place}, then publish it again or fetch it with `mirror`."
+
+
+def _check_strays(site: Site) -> Iterator[Finding]:
+    known = {str(name) for name in site.build_names()}
+    for path in sorted(site.builds.glob("[!.]*")):
+        if path.name not in known:
+            text = "is no build: it has no manifest, and no laptop is told of it"
+            mend = "Delete it, or publish it again."
+            yield Finding(Weight.WARNING, str(path), text, mend)
 
 
 def _prove_build(site: Site, name: BuildId) -> Iterator[Finding]:
@@ -163,7 +191,8 @@ def _prove_build(site: Site, name: BuildId) -> Iterator[Finding]:
     try:
         checked = check_build(site.builds / name)
     except (UpdateError, OSError) as error:
-        yield Finding(Weight.ERROR, f"build {name}", str(error))
+        mend = _again(site, name)
+        yield Finding(Weight.ERROR, f"build {name}", str(error), mend)
         return
     for delta in checked.unproven:
         text = f"its delta from {delta} cannot be proven, because {delta} is not here"
@@ -201,7 +230,8 @@ def _check_rollout(site: Site, rollout: Rollout) -> Iterator[Finding]:
     for name in sorted(rollout.builds()):
         if site.find_build(name) is None:
             text = f"build {name} is assigned but not published"
-            yield Finding(Weight.ERROR, "rollout.toml", text)
+            mend = "Publish it or fetch it with `mirror`, or `assign` another."
+            yield Finding(Weight.ERROR, "rollout.toml", text, mend)
     groups = {laptop.group for laptop in site.laptops().values()}
     for scope in sorted(rollout.assignments):
         if scope.kind is Kind.GROUP and scope.name not in groups:

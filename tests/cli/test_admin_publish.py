@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -148,6 +149,15 @@ def test_check_proves_packs_when_it_is_asked_to(
     ran = shell.run("check", site.path, "--packs")
     assert ran.code == errors.SiteError.exit_code
     assert "error: build 762: " in ran.out
+    assert f"  mend: Delete {site.builds / '762'}, then publish it again" in ran.out
+    shutil.rmtree(site.builds / "762")
+    (site.builds / "762").mkdir()
+    ran = shell.run("check", site.path)
+    assert "error: rollout.toml: build 762 is assigned but not published" in ran.out
+    assert "762: is no build: it has no manifest" in ran.out
+    (site.builds / "762").rmdir()
+    shell.good("publish", site.path, tree, "--build", "762")
+    assert "in order" in shell.good("check", site.path, "--packs")
 
 
 # --- archives ------------------------------------------------------------------
