@@ -35,7 +35,7 @@ from olpc_update_query.ports import Progress
 from olpc_update_query.server.archive import open_stretch
 from olpc_update_query.server.packing import in_order, iter_chunks
 from olpc_update_query.server.tar import Member, Stretch, Type, read_members
-from olpc_update_query.server.walk import LEFT_OUT, belongs
+from olpc_update_query.server.walk import LEFT_OUT, belongs, check_size
 from olpc_update_query.system.closing import Closing
 
 _CHUNK: Final = 1 << 20
@@ -301,6 +301,7 @@ def _entry(path: TreePath, member: Member) -> Entry:
     numbers = (member.uid, member.gid, *(member.device if is_device else ()))
     if not all(0 <= number <= MAX_ID for number in numbers):
         raise UnfitTree(encode_name(path), "a number of it is out of range")
+    check_size(path, member.size)
     target = member.target if kind is Kind.SYMLINK else b""
     if kind is Kind.SYMLINK and not 0 < len(target) <= MAX_PATH:
         raise UnfitTree(encode_name(path), "it points nowhere, or too far")

@@ -33,6 +33,9 @@ _KINDS = {
 _KEPT = (b"user.", b"security.capability", b"system.posix_acl_")
 _CHUNK = 1 << 20
 
+LARGEST = 64 << 30
+"""Bytes of the largest file that a laptop could hold; more is a mistake, or a trap."""
+
 LEFT_OUT = b"lost+found"
 """What belongs to the file system that a tree lies on, not to the tree."""
 
@@ -228,6 +231,7 @@ class _Reader:
     def _file(
         self, entry: Entry, full: bytes, facts: os.stat_result
     ) -> tuple[Entry, _Digest]:
+        check_size(entry.path, facts.st_size)
         inode = (facts.st_dev, facts.st_ino)
         known = self._leaders.get(inode) if facts.st_nlink > 1 else None
         if known is not None:
@@ -257,6 +261,17 @@ def read_xattrs(full: bytes) -> Iterator[tuple[bytes, bytes]]:
     for name in sorted(map(os.fsencode, names)):
         if belongs(name):
             yield name, os.getxattr(full, name, follow_symlinks=False)
+
+
+def check_size(path: TreePath, size: int) -> None:
+    """Refuse a file that no laptop could hold, before all its holes are read.
+
+    Raises:
+        UnfitTree: It is that large.
+    """
+    if size > LARGEST:
+        reason = f"it has {size:,} bytes, more than any laptop could hold"
+        raise UnfitTree(encode_name(path), reason)
 
 
 def belongs(attribute: bytes) -> bool:

@@ -368,6 +368,10 @@ HOSTILE = {
         make(pax(**{"GNU.sparse.map": "0,999", "GNU.sparse.size": "9"})),
         "map of a sparse file is wrong",
     ),
+    "sparse bomb": (
+        make(pax(**{"GNU.sparse.map": "0,0", "GNU.sparse.size": "9" * 18})),
+        "a: it has 999,999,999,999,999,999 bytes, more than any laptop could hold",
+    ),
     "sparse from nothing": (
         make(pax(**{"GNU.sparse.map": "0,9", "GNU.sparse.size": "9"})),
         "longer than its content",
@@ -506,6 +510,13 @@ def test_a_sparse_file_of_many_parts(tmp_path: Path) -> None:
         archive = pack(path.parent, tmp_path / f"{number}.tar", *words)
         assert archive.stat().st_size < 2 << 20
         assert listed(archive)[-1].digest == digest
+
+
+def test_a_file_that_is_nothing_but_a_hole(tmp_path: Path) -> None:
+    build_tree(tmp_path / "tree", {"a": ""})
+    os.truncate(tmp_path / "tree/a", 1 << 40)
+    with pytest.raises(UnfitTree, match=r"a: it has .* more than any laptop"):
+        list(walk_tree(tmp_path / "tree"))
 
 
 @pytest.mark.root
