@@ -1,9 +1,9 @@
 """One build on its way from another site into a stage of this one (`mirror`)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from olpc_update_query import errors
 from olpc_update_query.model.manifest import MAX_HEADER, Header, parse_header
@@ -11,10 +11,10 @@ from olpc_update_query.model.orders import Order
 from olpc_update_query.model.pack import (
     parse_pack_header,
     read_pack_index,
-    unpack_segment,
 )
 from olpc_update_query.model.wire import BuildId
 from olpc_update_query.perform_update.sources.crew import Crew
+from olpc_update_query.perform_update.sources.full import expand_frame
 from olpc_update_query.perform_update.sources.spool import (
     AnotherFile,
     Spool,
@@ -84,7 +84,7 @@ class Pull:
             self._optional(name, limit)
         else:
             with open(packed, "rb") as file, open(target, "wb") as out:
-                out.writelines(_expand(file, limit, name))
+                out.writelines(expand_frame(file, limit, name))
             packed.unlink()
         if not target.is_file() or not is_right(target):
             target.unlink(missing_ok=True)
@@ -159,17 +159,3 @@ class Pull:
             path.unlink()
             return False
         return True
-
-
-def _expand(file: BinaryIO, limit: int, name: str) -> Iterator[bytes]:
-    """Expand a zstd frame that tells its size."""
-    import zstandard
-
-    try:
-        size = zstandard.frame_content_size(file.read(18))
-    except zstandard.ZstdError:
-        raise errors.CorruptContent(name, "a zstd frame", "something else") from None
-    if not 0 <= size <= limit:
-        raise errors.CorruptContent(name, f"at most {limit} bytes", f"{size}")
-    file.seek(0)
-    return unpack_segment(file, b"", size)

@@ -3,7 +3,6 @@
 Every edit is read back and compared with what was meant before it is handed on.
 """
 
-import logging
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,8 +21,7 @@ from olpc_update_query.server.rollout import (
     Scope,
     parse_rollout,
 )
-
-_log = logging.getLogger(__name__)
+from olpc_update_query.server.tomledit import Members, edited
 
 EMPTY: Final = """\
 # Which laptop gets which build. `olpc-update-admin assign` writes here; so may you:
@@ -35,9 +33,6 @@ EMPTY: Final = """\
 # true: nobody is told to update, for as long as you like.
 paused = false
 """
-
-
-_Members = MutableMapping[str, object]
 
 
 def with_assignment(text: str, scope: Scope, assignment: Assignment | None) -> str:
@@ -94,27 +89,15 @@ def with_pause(
     return with_assignment(text, scope, changed)
 
 
-def _edited(text: str, edit: Callable[[_Members], None], wanted: Rollout) -> str:
-    """Return the edited text if it says what was meant, whatever became of it."""
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
-    try:
-        document = tomlkit.parse(text)
-        edit(document)
-        edited = tomlkit.dumps(document)
-        if parse_rollout(edited.encode()) == wanted:
-            return edited
-    except (TOMLKitError, DamagedSite) as error:
-        _log.debug("%s cannot be edited: %s", FILE, error)
-    raise DamagedSite(FILE, "is laid out so that only a person can edit it")
+def _edited(text: str, edit: Callable[[Members], None], wanted: Rollout) -> str:
+    return edited(FILE, text, edit, parse_rollout, wanted)
 
 
-def _put(document: _Members, scope: Scope, assignment: Assignment) -> None:
+def _put(document: Members, scope: Scope, assignment: Assignment) -> None:
     _fill(_find_or_add(document, scope), assignment)
 
 
-def _find_or_add(document: _Members, scope: Scope) -> _Members:
+def _find_or_add(document: Members, scope: Scope) -> Members:
     import tomlkit
 
     kind = str(scope.kind)
@@ -129,14 +112,14 @@ def _find_or_add(document: _Members, scope: Scope) -> _Members:
     return _members(found, key)
 
 
-def _members(parent: _Members, key: str) -> _Members:
+def _members(parent: Members, key: str) -> Members:
     child = parent[key]
     if not isinstance(child, MutableMapping):
         raise DamagedSite(FILE, f"{key} is not a table")
     return child
 
 
-def _spelling(parent: _Members, scope: Scope) -> str:
+def _spelling(parent: Members, scope: Scope) -> str:
     """Return how the file spells a name: an XO's serial may be in lower case."""
     if scope.kind is Kind.SERIAL:
         for key in parent:
@@ -145,7 +128,7 @@ def _spelling(parent: _Members, scope: Scope) -> str:
     return scope.name
 
 
-def _remove(document: _Members, scope: Scope) -> None:
+def _remove(document: Members, scope: Scope) -> None:
     if not scope.name:
         del document[str(scope.kind)]
         return
@@ -153,7 +136,7 @@ def _remove(document: _Members, scope: Scope) -> None:
     del parent[_spelling(parent, scope)]
 
 
-def _fill(table: _Members, assignment: Assignment) -> None:
+def _fill(table: Members, assignment: Assignment) -> None:
     never = assignment.reboot is Reboot.NEVER
     _set(table, "build", str(assignment.build))
     _set(table, "percent", None if assignment.percent == 100 else assignment.percent)
@@ -175,7 +158,7 @@ def _moment(seconds: int | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def _set(table: _Members, key: str, value: str | int | datetime | None) -> None:
+def _set(table: Members, key: str, value: str | int | datetime | None) -> None:
     """Set a key to what it should say; None removes it. Comments beside it stay."""
     if value is None:
         table.pop(key, None)

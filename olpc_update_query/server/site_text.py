@@ -1,20 +1,15 @@
 """Editing ``site.toml`` so that the administrator's comments and order survive."""
 
-import logging
-from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from typing import Final
 
-from olpc_update_query.errors import DamagedSite, NoAssignment
+from olpc_update_query.errors import NoAssignment
 from olpc_update_query.server.leasepolicy import LeasePolicy
 from olpc_update_query.server.rollout import DEFAULT, Scope
-from olpc_update_query.server.site import Settings, parse_settings
-
-_log = logging.getLogger(__name__)
+from olpc_update_query.server.site import parse_settings
+from olpc_update_query.server.tomledit import Members, edited, table_in
 
 FILE: Final = "site.toml"
-
-_Members = MutableMapping[str, object]
 
 
 def with_timezone(text: str, timezone: str) -> str:
@@ -24,7 +19,9 @@ def with_timezone(text: str, timezone: str) -> str:
         DamagedSite: The file is laid out so that it cannot be edited by a program.
     """
     wanted = replace(parse_settings(text.encode()), timezone=timezone)
-    return _edited(text, lambda top: top.update(timezone=timezone), wanted)
+    return edited(
+        FILE, text, lambda top: top.update(timezone=timezone), parse_settings, wanted
+    )
 
 
 def with_lease_policy(text: str, scope: Scope, policy: LeasePolicy | None) -> str:
@@ -51,49 +48,24 @@ def with_lease_policy(text: str, scope: Scope, policy: LeasePolicy | None) -> st
     else:
         rules |= {} if policy is None else {scope: policy}
         wanted = replace(before, lease_rules=rules)
-    return _edited(text, lambda top: _put(top, scope, policy), wanted)
+    return edited(
+        FILE, text, lambda top: _put(top, scope, policy), parse_settings, wanted
+    )
 
 
-def _put(document: _Members, scope: Scope, policy: LeasePolicy | None) -> None:
-    lease = _members(document, "lease")
+def _put(document: Members, scope: Scope, policy: LeasePolicy | None) -> None:
+    lease = table_in(FILE, document, "lease")
     if scope == DEFAULT:
         _fill(lease, policy)
         return
-    named = _members(lease, str(scope.kind))
+    named = table_in(FILE, lease, str(scope.kind))
     if policy is None:
         del named[scope.name]
     else:
-        _fill(_members(named, scope.name), policy)
+        _fill(table_in(FILE, named, scope.name), policy)
 
 
-def _fill(table: _Members, policy: LeasePolicy | None) -> None:
+def _fill(table: Members, policy: LeasePolicy | None) -> None:
     for key, value in (LeasePolicy() if policy is None else policy)._asdict().items():
         if table.get(key) != value:
             table[key] = value
-
-
-def _members(parent: _Members, key: str) -> _Members:
-    import tomlkit
-
-    if key not in parent:
-        parent[key] = tomlkit.table()
-    child = parent[key]
-    if not isinstance(child, MutableMapping):
-        raise DamagedSite(FILE, f"{key} is not a table")
-    return child
-
-
-def _edited(text: str, edit: Callable[[_Members], object], wanted: Settings) -> str:
-    """Return the edited text if it says what was meant, whatever became of it."""
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
-    try:
-        document = tomlkit.parse(text)
-        edit(document)
-        edited = tomlkit.dumps(document)
-        if parse_settings(edited.encode()) == wanted:
-            return edited
-    except (TOMLKitError, DamagedSite, ValueError, TypeError) as error:
-        _log.debug("%s cannot be edited: %s", FILE, error)
-    raise DamagedSite(FILE, "is laid out so that only a person can edit it")

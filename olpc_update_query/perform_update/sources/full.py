@@ -228,21 +228,30 @@ def _fetch_index(intake: Intake, crew: Crew) -> None:
         _accept_index(intake, iter(lambda: file.read(_SLACK), b""), largest)
 
     def packed(file: BinaryIO) -> None:
-        _accept_index(intake, _expand(file, largest), largest)
+        _accept_index(intake, expand_frame(file, largest, INDEX), largest)
 
     _fetch_either(intake, crew, INDEX, largest, (packed, plain))
 
 
-def _expand(file: BinaryIO, largest: int) -> Iterator[bytes]:
-    """Expand a zstd frame that tells its size."""
+def expand_frame(file: BinaryIO, largest: int, name: str) -> Iterator[bytes]:
+    """Expand a zstd frame that tells its size.
+
+    Args:
+        file: The frame, at its first byte.
+        largest: The most bytes that may be in it.
+        name: What it is, for the error.
+
+    Raises:
+        CorruptContent: It is none, or more is in it.
+    """
     import zstandard
 
     try:
         size = zstandard.frame_content_size(file.read(18))
     except zstandard.ZstdError:
-        raise errors.CorruptContent(INDEX, "a zstd frame", "something else") from None
+        raise errors.CorruptContent(name, "a zstd frame", "something else") from None
     if not 0 <= size <= largest:
-        raise errors.CorruptContent(INDEX, f"at most {largest} bytes", f"{size}")
+        raise errors.CorruptContent(name, f"at most {largest} bytes", f"{size}")
     file.seek(0)
     return unpack_segment(file, b"", size)
 
