@@ -127,7 +127,8 @@ def test_the_codes_of_site_errors_are_their_own() -> None:
         found += error.__subclasses__()
     codes = [error.exit_code for error in found]
     assert len(set(codes)) == len(codes) > 10
-    assert all(50 <= code < 70 for code in codes)
+    late = errors.MissingUpstreamKey.exit_code  # when those were used up
+    assert all(50 <= code < 70 for code in codes if code != late)
 
 
 @pytest.mark.parametrize(
