@@ -41,9 +41,7 @@ def encode(value: Json) -> bytes:
         ValueError: It holds a float, an integer beyond 64 bits, a lone surrogate, or
             an object of another type.
     """
-    parts: list[str] = []
-    _write(value, parts)
-    return "".join(parts).encode()
+    return _write(value).encode()
 
 
 def decode(data: bytes, *, max_depth: int = 16) -> Json:
@@ -169,26 +167,25 @@ def _go_on(data: bytes, at: int, close: bytes) -> tuple[int, bool]:
     return at + 1, mark == b","
 
 
-def _write(value: Json, parts: list[str]) -> None:
-    match value:
-        case str():
-            parts.append(_quote(value))
-        case None | bool():
-            parts.append(_word(value))
-        case int():
-            parts.append(_digits(value))
-        case list():
-            _write_list(value, parts)
-        case dict():
-            _write_object(value, parts)
-        case _:
-            raise ValueError(f"{type(value).__name__} has no canonical form")
+def _write(value: Json) -> str:
+    if isinstance(value, str):  # most values are, so they are asked about first
+        return _quote(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _digits(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_write, value))}]"
+    if isinstance(value, dict):
+        members = [f"{_quote(key)}:{_write(value[key])}" for key in sorted(value)]
+        return f"{{{','.join(members)}}}"
+    return _word(value)
 
 
 def _word(value: bool | None) -> str:
     if value is None:
         return "null"
-    return "true" if value else "false"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    raise ValueError(f"{type(value).__name__} has no canonical form")
 
 
 def _digits(value: int) -> str:
@@ -198,21 +195,6 @@ def _digits(value: int) -> str:
 
 
 def _quote(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _write_list(items: list[Json], parts: list[str]) -> None:
-    parts.append("[")
-    for index, item in enumerate(items):
-        if index:
-            parts.append(",")
-        _write(item, parts)
-    parts.append("]")
-
-
-def _write_object(members: dict[str, Json], parts: list[str]) -> None:
-    parts.append("{")
-    for index, key in enumerate(sorted(members)):
-        parts.append(("," if index else "") + _quote(key) + ":")
-        _write(members[key], parts)
-    parts.append("}")
+    if "\\" in text or '"' in text:
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

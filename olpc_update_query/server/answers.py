@@ -4,7 +4,10 @@ Everything that the answer depends on is kept in memory and read again when its 
 changes; what is left to do for each query is one RSA signature.
 """
 
+import contextlib
 import logging
+import threading
+from collections import OrderedDict
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
@@ -15,6 +18,7 @@ from olpc_update_query.errors import (
     UnsafeKey,
     UpdateError,
 )
+from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import Answer, Query
 from olpc_update_query.model.orders import Order
 from olpc_update_query.model.wire import BuildId
@@ -24,7 +28,7 @@ from olpc_update_query.server.halt import Brake
 from olpc_update_query.server.keys import LoadedKey
 from olpc_update_query.server.laptops import Laptop, normal_serial
 from olpc_update_query.server.leases import Leases, reported_expiry
-from olpc_update_query.server.records import Poll
+from olpc_update_query.server.records import Attempt, Poll
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import Assignment
 from olpc_update_query.server.rotations import needed
@@ -40,6 +44,8 @@ from olpc_update_query.trust.keys import Role
 _log = logging.getLogger(__name__)
 
 _MAX_URLS: Final = 16
+_REMEMBERED: Final = 10_000
+"""Laptops whose last report is remembered."""
 
 
 class Answerer:
@@ -58,6 +64,14 @@ class Answerer:
         self._lease = LoadedKey(site, Role.LEASE)
         self._brake = Brake(site, reports, clock)
         self._warned: set[str] = set()
+        self._said: OrderedDict[str, tuple[Attempt | None, Json]] = OrderedDict()
+        self._remembering = threading.Lock()
+
+    def warm_up(self) -> None:
+        """Read the keys, which takes a while, before the first laptop asks."""
+        for key in (self._oats, self._lease):
+            with contextlib.suppress(UpdateError):  # told to whoever asks
+                key.get(self._clock.now())
 
     def answer(self, body: bytes, *, base: str, address: str) -> bytes | None:
         """Answer a query.
@@ -67,7 +81,8 @@ class Answerer:
         3. A stolen laptop is told so, and nothing else.
         4. A lease, if it needs one.
         5. The build it should run, if it runs another one.
-        6. One signature. A report that came with the query is on the disk by then.
+        6. One signature. What the query reports for the first time is on the disk by
+           then.
         7. A report of a failure may halt the rollout.
 
         Args:
@@ -92,7 +107,7 @@ class Answerer:
         signer = self._oats.get(now)
         answer = self._compose(query, laptop, view, now, base)
         poll = _poll(query, laptop, answer, now, address)
-        confirm = query.report is not None
+        confirm = query.report is not None and self._is_news(poll)
         ticket = self._reports.record(poll, confirm=confirm)
         serial = query.serial if laptop is None else laptop.serial
         signed = signing.make_answer(answer, signer.sign_for(serial, now))
@@ -103,6 +118,22 @@ class Answerer:
         if _log.isEnabledFor(logging.INFO):
             _log.info("%s at %s: %s", query.serial, address, _told(query, answer))
         return signed
+
+    def _is_news(self, poll: Poll) -> bool:
+        """Tell whether a report says what the last one of this laptop did not.
+
+        Laptops repeat theirs with each query; that one is on the disk.
+        """
+        report = poll.report or {}
+        said = poll.attempt, report.get("result")
+        with self._remembering:
+            if self._said.get(poll.serial) == said:
+                return False
+            self._said[poll.serial] = said
+            self._said.move_to_end(poll.serial)
+            if len(self._said) > _REMEMBERED:
+                self._said.popitem(last=False)
+        return True
 
     def answer_port(self, asked: bytes) -> bytes:
         """Answer on port 191, where the initramfs asks for a lease.

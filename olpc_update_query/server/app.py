@@ -81,6 +81,7 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
     app.extensions["reports"] = reports
     count = settings.behind_proxies
     answerer = Answerer(site, reports, clock)
+    answerer.warm_up()
     app.extensions["answerer"] = answerer
     queries = Queries(app.wsgi_app, site, answerer, clock)
     outer = ProxyFix(queries, x_for=count, x_proto=count, x_host=count)

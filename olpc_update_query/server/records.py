@@ -5,6 +5,7 @@ leases. Plain SQLAlchemy Core, the same for SQLite and PostgreSQL.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
@@ -25,6 +26,9 @@ FIRST_FAILURE: Final = 20
 """Exit codes below are about the network or this run, not about the build."""
 BLAMELESS: Final = frozenset({ServerFull.exit_code, NoRsync.exit_code})
 """Codes above that are not about the build either."""
+
+_FREE: Final = re.compile(r'"free":[0-9]+,?')
+"""What a laptop reports that changes each time and is no news, in canonical JSON."""
 
 METADATA: Final = sa.MetaData()
 
@@ -343,7 +347,7 @@ def _last_attempt(
     before: State | None, poll: Poll, report: str | None
 ) -> tuple[str | None, int | None, int | None]:
     """Return the last attempt and when it was told first."""
-    if before is not None and (poll.attempt is None or before.report == report):
+    if before is not None and (poll.attempt is None or _same(before.report, report)):
         return before.tried, before.code, before.tried_at
     if poll.attempt is None:
         return None, None, None
@@ -358,8 +362,17 @@ def _changes(before: State | None, now: State) -> Iterator[Event]:
         yield Event(now.asked, now.serial, "stolen", now.address)
     for kind in ("build", "ordered", "report"):
         value = getattr(now, kind)
-        if value is not None and (before is None or getattr(before, kind) != value):
+        if value is not None and not _same(getattr(before, kind, None), value):
             yield Event(now.asked, now.serial, kind, value)
+
+
+def _same(before: str | None, now: str | None) -> bool:
+    """Tell whether two values are alike, of reports all but the free space."""
+    return before == now or (_but_free(before) == _but_free(now))
+
+
+def _but_free(value: str | None) -> str:
+    return _FREE.sub("", value or "", count=1)
 
 
 def write_leases(connection: Connection, leases: Sequence[StoredLease]) -> None:

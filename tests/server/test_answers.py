@@ -197,6 +197,24 @@ def test_a_poll_is_recorded(school: School) -> None:
     assert (state.lease_expiry, state.result) == (NOW + 5, "done")
 
 
+def test_a_report_that_is_repeated_is_not_waited_for(
+    school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(school.reports, "wait", waited.append)
+
+    def report(result: str, free: int) -> None:
+        told: dict[str, canonical.Json] = {"build": "762", "code": 33, "free": free}
+        school.ask(replace(QUERY, report={**told, "result": result}))
+
+    for free, result in enumerate(("full", "full", "full", "done", "full")):
+        report(result, free)
+    assert len(waited) == 3
+    school.restart()
+    report("full", 9)
+    assert len(waited) == 4
+
+
 def test_an_answer_is_logged_in_words(
     school: School, caplog: pytest.LogCaptureFixture
 ) -> None:

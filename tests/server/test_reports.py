@@ -106,6 +106,21 @@ def test_only_changes_are_events(kept: Reports) -> None:
     assert kinds(kept, OTHER) == [("new", "10.0.0.9")]
 
 
+def test_free_space_is_no_news(kept: Reports) -> None:
+    """Laptops repeat a report with each query, and only that is another one then."""
+    told: dict[str, Json] = {"build": "762", "code": 33, "result": 'no "free":1'}
+    for turn in range(3):
+        write(kept, Poll(SERIAL, NOW + turn, "h", report={**told, "free": 700 + turn}))
+    assert [kind for kind, _ in kinds(kept)] == ["new", "report"]
+    assert kept.attempts("762", NOW + 1) == (0, 0)
+    state = kept.state(SERIAL)
+    assert state is not None
+    assert (state.tried_at, '"free":702' in str(state.report)) == (NOW, True)
+    told["result"] = 'no "free":2'
+    write(kept, Poll(SERIAL, NOW + 9, "h", report={**told, "free": 702}))
+    assert [kind for kind, _ in kinds(kept)] == ["new", "report", "report"]
+
+
 def test_laptops_are_counted_by_build_and_time(kept: Reports) -> None:
     for number in range(5):
         build = "760" if number < 2 else None
