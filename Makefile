@@ -160,6 +160,19 @@ nginx: $(READY) ## a site behind the real nginx, gunicorn and PostgreSQL (as roo
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[postgresql]'
 	$(BIN)/pytest -q -n 0 tests/nginx/behind.py $(ARGS)
 
+.PHONY: fifteen
+fifteen: $(READY) deb ## a bare Debian to the first updated laptop, timed (as root)
+	@.ci/packages arch-test mmdebstrap systemd-container
+	@mkdir -p build/fifteen
+	@[ -e build/fifteen/bare.tar ] || { mmdebstrap --quiet --mode=root \
+	  --variant=minbase bookworm build/fifteen/bare.tar.new && \
+	  mv build/fifteen/bare.tar.new build/fifteen/bare.tar; }
+	$(BIN)/python -m bench.fifteen
+
+.PHONY: load
+load: $(READY) ## what a school's server bears: answers, waiting, memory
+	$(BIN)/python -m bench.load
+
 .PHONY: badlinks
 badlinks: $(READY) ## an update over links that hardly work, counted on the wire
 	$(BIN)/python -m bench.badlinks

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.expression import Executable
@@ -280,7 +280,7 @@ def _named(where: Path | str) -> str:
     if isinstance(where, Path):
         return str(where)
     try:
-        return sa.make_url(where).render_as_string(hide_password=True)
+        return make_url(where).render_as_string(hide_password=True)
     except (sa.exc.ArgumentError, ValueError):
         return "the reports"
 

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from olpc_update_query.errors import PortTaken
+from olpc_update_query.server.crowd import Crowd, Listener
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -145,7 +146,8 @@ def run(
     """Serve until SIGINT or SIGTERM, then finish what was begun.
 
     Whoever is slow costs a descriptor and no thread; who is silent is hung up on after
-    a minute, and who sends more than 16 KiB gets an error.
+    a minute, and who sends more than 16 KiB gets an error. No address has more than 200
+    connections at a time.
 
     Args:
         app: The application.
@@ -155,6 +157,9 @@ def run(
     """
     from waitress import create_server
 
+    if not trusted:  # behind a proxy everybody comes from the same address
+        crowd = Crowd()
+        sockets = [Listener(listener, crowd) for listener in sockets]
     server = create_server(
         app,
         sockets=sockets,

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import random
@@ -427,6 +428,29 @@ def test_silent_and_slow_clients_hold_nobody_up(served: Served) -> None:
     assert time.monotonic() - begin < 5
     for link in links:
         link.close()
+
+
+def test_one_address_cannot_take_every_connection(place: Path) -> None:
+    """Six hundred silent connections from one laptop; the others are answered."""
+    with serve(place) as served, contextlib.ExitStack() as ending:
+        where, flooder = ("127.0.0.1", served.port), ("127.0.0.9", 0)
+        links = [
+            ending.enter_context(socket.create_connection(where, 20, flooder))
+            for _ in range(600)
+        ]
+        query = Query(SERIAL, "1")
+        for _ in range(3):
+            trusted(served.post(query.encode()), query)
+        links[-1].settimeout(20)
+        assert links[-1].recv(1) == b""
+        assert served.descriptors() < 350
+        for link in links:
+            link.close()
+        links = [socket.create_connection(where, 20, flooder) for _ in range(2)]
+        wish = b"GET /builds/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        for link in links:  # who has closed what he had is let in again
+            ending.enter_context(link).sendall(wish)
+            assert link.recv(12) == b"HTTP/1.1 200"
 
 
 def test_who_says_nothing_is_hung_up_on(place: Path) -> None:
