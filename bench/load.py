@@ -99,6 +99,13 @@ class Server(NamedTuple):
         before, asked = self.processor, ask()
         return asked / (self.processor - before)
 
+    def get(self, path: str) -> None:
+        """Fetch a page and throw it away."""
+        link = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        link.request("GET", path)
+        link.getresponse().read()
+        link.close()
+
     def ask(self, laptop: Identity) -> float:
         """Ask for a laptop and return how many seconds it took."""
         begin = time.monotonic()
@@ -207,7 +214,9 @@ def _serve(school: School) -> Iterator[Server]:
         open(school.site.with_name("server.log"), "ab") as log,
         background(words, log.fileno(), port) as pid,
     ):
-        yield Server(pid, port)
+        server = Server(pid, port)
+        server.get("/builds/")  # it has the port before it has loaded everything
+        yield server
 
 
 def _arrive(server: Server, laptops: list[Identity], seconds: int) -> bool:
@@ -246,10 +255,7 @@ def _ask_all(server: Server, laptops: list[Identity]) -> int:
 def _everybody(server: Server, laptops: list[Identity]) -> float:
     asked = _ask_all(server, laptops)
     for path in ("/", "/laptops", "/laptops.csv", "/metrics"):
-        link = HTTPConnection("127.0.0.1", server.port, timeout=60)
-        link.request("GET", path)
-        link.getresponse().read()
-        link.close()
+        server.get(path)
     _show_memory(f"memory of serve after {asked} have asked", server.memory)
     return server.memory
 

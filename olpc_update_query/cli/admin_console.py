@@ -12,6 +12,7 @@ import click
 
 from olpc_update_query.errors import (
     Busy,
+    DiskFailed,
     MissingExtra,
     NoSpace,
     NotPermitted,
@@ -30,7 +31,14 @@ _SERVER = ("flask", "jinja2", "sqlalchemy", "tomlkit", "waitress", "werkzeug")
 _EXTRAS = dict.fromkeys(_SERVER, "server") | {"psycopg": "postgresql"}
 _ADVICE = {
     Busy: "Wait until it has ended.",
-    NoSpace: "Delete something there, or take a larger one.",
+    DiskFailed: (
+        "Is the disk failing, or mounted read-only? With reports_url in site.toml: is "
+        "that database there, and does it let this user in?"
+    ),
+    NoSpace: (
+        "Delete something there, or take a larger one; "
+        "`olpc-update-admin gc SITE --dry-run` says which builds nobody needs."
+    ),
     NotPermitted: "Run it as the user who owns the site.",
 }
 

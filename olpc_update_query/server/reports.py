@@ -22,7 +22,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.expression import Executable
 
-from olpc_update_query.errors import DamagedSite, DiskFailed
+from olpc_update_query.errors import DamagedSite, DiskFailed, NoSpace
 from olpc_update_query.server.recorder import BATCH, Recorder
 from olpc_update_query.server.records import (
     EVENTS,
@@ -64,6 +64,7 @@ class Reports:
 
     Raises:
         DiskFailed: It cannot be opened.
+        NoSpace: The disk is full.
         DamagedSite: The URL is none of a database.
     """
 
@@ -299,6 +300,8 @@ def _open_file(where: Path) -> Engine:
     try:
         return _connect(where)
     except DatabaseError as error:
+        if "is full" in str(error.orig):
+            raise NoSpace(str(where), 1, 0) from error
         if isinstance(error, OperationalError):
             raise DiskFailed(str(where), _plain(error)) from error
         # Leases matter more than reports: go on with an empty file.

@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import signal
 import sqlite3
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from olpc_update_query.errors import DiskFailed, NotPermitted
+from olpc_update_query.errors import DamagedSite, DiskFailed, NoSpace, NotPermitted
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server import records, reports
@@ -566,3 +567,31 @@ def test_one_laptop_is_told_in_full(kept: Reports, tmp_path: Path) -> None:
     events = after["events"]
     assert isinstance(events, list)
     assert len(events) == 4
+
+
+@pytest.mark.root
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """A real one; and what is there stays as it was."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", small]
+    subprocess.run(mount, check=True)
+    try:
+        (small / "site.toml").write_bytes(b"x" * 4096)
+        with contextlib.suppress(OSError), open(small / "filler", "wb") as filler:
+            filler.write(b"x" * 100_000)
+        with pytest.raises(NoSpace, match=r"reports\.db"):
+            Reports(small / "reports.db")
+        assert (small / "site.toml").read_bytes() == b"x" * 4096
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_what_is_no_database_is_named_without_its_password() -> None:
+    with pytest.raises(DamagedSite, match="reports_url is no URL"):
+        Reports("nonsense")
+    kept = Reports("sqlite:////nowhere/of:secret@all")  # is not there now
+    with pytest.raises(DiskFailed, match="nowhere") as caught:
+        kept.state("SN")
+    kept.close()
+    assert len(str(caught.value).splitlines()) == 1
