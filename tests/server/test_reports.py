@@ -574,7 +574,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     """A real one; and what is there stays as it was."""
     small = tmp_path / "small"
     small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", small]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)]
     subprocess.run(mount, check=True)
     try:
         (small / "site.toml").write_bytes(b"x" * 4096)
