@@ -114,7 +114,14 @@ def _make_machine(machine: Path, files: int, megabytes: int) -> tuple[Path, Path
 
 def _play(machine: Path) -> float:
     """Run the steps in the machine and return how many seconds they took."""
-    words = ["systemd-nspawn", "--quiet", "--pipe", "--as-pid2", "--register=no"]
+    words = [
+        "systemd-nspawn",
+        "--quiet",
+        "--pipe",
+        "--as-pid2",
+        "--register=no",
+        "--keep-unit",
+    ]
     words += ["--resolv-conf=copy-host", "--directory", str(machine)]
     words += ["/bin/bash", "/root/steps"]
     env = {"PATH": os.environ["PATH"], "SYSTEMD_LOG_LEVEL": "warning"}
