@@ -1,5 +1,7 @@
 """Runs the application under waitress, in one process, until it is told to stop."""
 
+import contextlib
+import ctypes
 import errno
 import os
 import pwd
@@ -22,6 +24,7 @@ _Found: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, _Ad
 EVERYWHERE: Final = ""
 """The host that stands for all addresses of this machine."""
 
+_ARENA_MAX: Final = -8  # malloc.h, M_ARENA_MAX
 _MAX_REQUEST: Final = 16 * 1024
 _SILENCE = 60
 _CLEANUP = 10
@@ -157,6 +160,7 @@ def run(
     """
     from waitress import create_server
 
+    _share_one_heap()
     if not trusted:  # behind a proxy everybody comes from the same address
         crowd = Crowd()
         sockets = [Listener(listener, crowd) for listener in sockets]
@@ -178,3 +182,9 @@ def run(
         server.run()
     finally:
         server.close()
+
+
+def _share_one_heap() -> None:
+    """Give the threads one heap: of their own ones each grows to what a page needs."""
+    with contextlib.suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
