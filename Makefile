@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # Debian packages of the venv, the demo, the tests and the linters.
-PACKAGES := attr busybox-static cron dash dbus dnsmasq-base dosfstools e2fsprogs faketime \
-  fish fuse3 fusefat fuseiso groff-base iproute2 libcap2-bin network-manager openssl \
-  python3-dbus python3-dbusmock python3-gi python3-venv rsync shellcheck squid strace \
-  systemd tinyproxy xfsprogs xorriso xz-utils zsh zstd
+PACKAGES := attr btrfs-progs busybox-static cron dash dbus dnsmasq-base dosfstools \
+  e2fsprogs faketime fish fuse3 fusefat fuseiso groff-base iproute2 libcap2-bin \
+  network-manager openssl python3-dbus python3-dbusmock python3-gi python3-venv rsync \
+  shellcheck squid strace systemd tinyproxy xfsprogs xorriso xz-utils zsh zstd
 
 # What `make boot` takes besides.
 BOOT_PACKAGES := arch-test busybox-static fdisk iproute2 mmdebstrap qemu-system-x86 \

@@ -37,6 +37,7 @@ PROGRAMS = {
     "systemd": "systemd-analyze",
     "systemd-container": "systemd-nspawn",
     "util-linux": "losetup",
+    "btrfs-progs": "mkfs.btrfs",
     "xfsprogs": "xfs_io",
     "xz-utils": "xz",
 }

@@ -1,13 +1,17 @@
 """Writing and copying the bytes of files: holes stay holes, clones stay clones."""
 
+import contextlib
 import errno
 import fcntl
 import os
+import tempfile
+from pathlib import Path
 from typing import Final
 
 BLOCK: Final = 4096
 CHUNK: Final = 256 << 10
-_SMALL: Final = 64 << 10
+SMALL: Final = 64 << 10
+"""Bytes up to which a file is copied although it might be cloned."""
 _ZEROS: Final = bytes(BLOCK)
 _FICLONE: Final = 0x40049409
 _CANNOT: Final = {
@@ -61,7 +65,7 @@ class Copier:
         """
         facts = os.fstat(source)
         size = facts.st_size
-        if size > _SMALL:
+        if size > SMALL:
             if self._clone(source, target):
                 return size
             if facts.st_blocks * 512 >= size and self._copy_inside(
@@ -96,6 +100,19 @@ class Copier:
                     break
                 done += count
         return self._can_copy
+
+
+def can_clone(directory: Path) -> bool:
+    """Say whether files in a directory can share their blocks."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        one, other = (
+            stack.enter_context(tempfile.TemporaryFile(dir=directory, buffering=0))
+            for _ in range(2)
+        )
+        one.write(_ZEROS)
+        fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
+        return True
+    return False
 
 
 def _copy_sparse(source: int, target: int, size: int) -> None:

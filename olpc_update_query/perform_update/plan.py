@@ -30,6 +30,7 @@ from olpc_update_query.perform_update.catalog import (
     Catalog,
     database_errors,
 )
+from olpc_update_query.perform_update.filesystems import FileSystem, file_system
 from olpc_update_query.system.closing import Closing
 from olpc_update_query.system.files import disk_errors
 
@@ -79,42 +80,72 @@ class Doubts(NamedTuple):
 class Totals:
     """What the new tree consists of.
 
+    Args:
+        disk: What things cost where it will be.
+
     Attributes:
         directories: Their number.
-        names: Bytes that its names take in directories, about.
         links: Number of symbolic links, devices and fifos.
         files: Number of files that will be written: new inodes.
         linked: Number of paths that can be links of installed files.
         new_bytes: Bytes of the files that will be written.
-        new_blocks: The same in whole blocks.
+        new_space: What these take from the disk.
         missing_bytes: Bytes of the contents that no installed tree has.
         boot_bytes: Bytes below ``boot/``, in whole blocks.
+        names_space: What directories, names and symbolic links take from the disk.
     """
 
-    def __init__(self) -> None:
-        self.directories = self.names = self.links = self.files = self.linked = 0
-        self.new_bytes = self.new_blocks = self.missing_bytes = self.boot_bytes = 0
+    def __init__(self, disk: FileSystem) -> None:
+        self.disk = disk
+        self.directories = self.links = self.files = self.linked = 0
+        self.new_bytes = self.new_space = self.missing_bytes = self.boot_bytes = 0
+        self.names_space = 0
+        self._parent: bytes | None = None
+        self._open: dict[bytes, list[int]] = {}
+        self._counts = [0, 0]
 
     def add(self, entry: Entry) -> None:
-        """Count a path."""
-        self.names += len(entry.path) - entry.path.rfind(b"/") + 12
+        """Count a path; paths come in order."""
+        parent, _, name = entry.path.rpartition(b"/")
+        if entry.path:
+            if parent != self._parent:
+                self._close_before(entry.path)
+                self._parent, self._counts = parent, self._open.get(parent, [0, 0])
+            self._counts[0] += 1
+            self._counts[1] += len(name)
         if entry.kind is Kind.FILE:
             if entry.path.startswith(b"boot/"):
                 self.boot_bytes += in_blocks(entry.size)
         elif entry.kind is Kind.DIRECTORY:
             self.directories += 1
+            self._close_before(entry.path)
+            self._open[entry.path] = [0, 0]
         else:
             self.links += 1
+            self.names_space += self.disk.link(len(entry.target))
 
-    def add_written(self, size: int) -> None:
-        """Count a file that will be written."""
+    def finish(self) -> None:
+        """Count the directories that are still open."""
+        self._close_before(None)
+
+    def _close_before(self, path: bytes | None) -> None:
+        """Count the directories in which nothing more comes."""
+        while self._open:
+            latest, counts = self._open.popitem()
+            if path is not None and (not latest or path < latest + b"0"):
+                self._open[latest] = counts  # "0" is the byte after "/"
+                return
+            self.names_space += self.disk.directory(*counts)
+
+    def add_written(self, size: int, *, is_copy: bool) -> None:
+        """Count a file that will be written, perhaps from an installed one."""
         self.files += 1
         self.new_bytes += size
-        self.new_blocks += in_blocks(size)
+        self.new_space += self.disk.copy(size) if is_copy else self.disk.file(size)
 
 
 def in_blocks(size: int) -> int:
-    """Return the bytes that a file of ``size`` bytes takes on the disk."""
+    """Return the bytes that a file of ``size`` bytes takes on most disks."""
     return -(-size // BLOCK) * BLOCK
 
 
@@ -171,7 +202,7 @@ class Plan(Closing):
         doubts: "Doubts",
     ) -> None:
         self.installed = tuple(installed)
-        self.totals = Totals()
+        self.totals = Totals(file_system(scratch.parent))
         self._apart = doubts.apart
         self._contents, self._scratch = contents, scratch
         self._choices = bytearray()
@@ -284,6 +315,7 @@ class Plan(Closing):
                         self._need(needed)
             place += len(reader.latest[0]) if reader.latest else 0
         self._need(needed)
+        self.totals.finish()
         return inodes, numbers
 
     def _need(self, rows: list[tuple[int, int]]) -> None:
@@ -359,7 +391,7 @@ class Plan(Closing):
 
     def _note_written(self, number: int, entry: Entry, *, is_there: bool) -> None:
         self._choices[number] = _CONTENT
-        self.totals.add_written(entry.size)
+        self.totals.add_written(entry.size, is_copy=is_there)
         if is_there or not entry.size:
             return
         row = (number, entry.digest, entry.size)

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from olpc_update_query.errors import NoSpace
 from olpc_update_query.model.messages import BuildId
 from olpc_update_query.perform_update.activate import Layout, Partitioned
-from olpc_update_query.perform_update.plan import BLOCK, Totals
+from olpc_update_query.perform_update.plan import Totals
 from olpc_update_query.ports import Progress
 
 _RESERVE: Final = 1 << 20  # left free for state, logs and the journal
@@ -61,8 +61,7 @@ def forecast(layout: Layout, totals: Totals, at_hand: int) -> list[Need]:
         totals: What the tree consists of.
         at_hand: Bytes of its files that are on the disk already.
     """
-    directories = totals.directories * BLOCK + totals.names * 3 // 2
-    size = max(0, totals.new_blocks - at_hand) + 2 * directories
+    size = max(0, totals.new_space - at_hand) + 2 * totals.names_space
     inodes = totals.files + 2 * (totals.directories + totals.links)
     needs = [Need(layout.versions, size, inodes)]
     if isinstance(layout, Partitioned):

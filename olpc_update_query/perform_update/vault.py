@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from olpc_update_query.errors import CorruptContent
-from olpc_update_query.perform_update.copying import BLOCK, write_sparse
+from olpc_update_query.perform_update.copying import write_sparse
 from olpc_update_query.perform_update.walk import STEP, open_file
 from olpc_update_query.system.closing import Closing
 
@@ -39,14 +39,15 @@ class Vault(Closing):
             wanted_size: The size of a content that is wanted, None for any other.
 
         Returns:
-            The bytes, in whole blocks, of those that were kept.
+            The bytes that those take on the disk that were kept.
         """
         kept = 0
         for name in os.listdir(self.top):
             digest = _as_digest(name)
             size = wanted_size(digest) if digest else None
             if digest and size is not None and self._is_good(name, digest, size):
-                kept += -(-size // BLOCK) * BLOCK
+                facts = os.stat(name, dir_fd=self.top, follow_symlinks=False)
+                kept += facts.st_blocks * 512
             elif digest or name.endswith(".part"):
                 os.unlink(name, dir_fd=self.top)
         return kept
