@@ -35,7 +35,7 @@ from olpc_update_query.perform_update.store import (
 )
 from olpc_update_query.ports import Clock, Progress
 from olpc_update_query.system.closing import Closing
-from olpc_update_query.system.compressors import can_make
+from olpc_update_query.system.compressors import Chunk, can_make
 from olpc_update_query.system.files import disk_errors, fsync_directory
 
 CONTENTS: Final = "contents"
@@ -256,7 +256,7 @@ class Intake(Closing):
         self.needs().meet(digest)
         return True
 
-    def take_chunks(self, digest: bytes, size: int, chunks: Iterable[bytes]) -> None:
+    def take_chunks(self, digest: bytes, size: int, chunks: Iterable[Chunk]) -> None:
         """Write a whole content.
 
         Raises:
@@ -332,7 +332,7 @@ def _unpacked(spool: int, piece: Piece) -> tuple[bytes, int, Iterator[bytes]]:
     return frame.digest, frame.size, unpack_segment(packed, b"", frame.size)
 
 
-def write_hashed(path: Path, chunks: Iterable[bytes], limit: int) -> bytes | None:
+def write_hashed(path: Path, chunks: Iterable[Chunk], limit: int) -> bytes | None:
     """Write a new file of at most ``limit`` bytes and return its digest.
 
     Returns:

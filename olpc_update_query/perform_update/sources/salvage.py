@@ -6,20 +6,24 @@ its own tree, and web servers and sticks that have the plain tree send the rest 
 """
 
 import contextlib
+import functools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from olpc_update_query import errors
 from olpc_update_query.model.delta import MAX_HEADER, DeltaHeader, read_delta_index
 from olpc_update_query.model.manifest import Kind, ManifestReader, TreePath
 from olpc_update_query.model.pack import Frame, read_pack_index, unpack_segment
+from olpc_update_query.perform_update.copying import CHUNK
 from olpc_update_query.perform_update.sources.crew import Crew
 from olpc_update_query.perform_update.sources.intake import Intake
 from olpc_update_query.perform_update.sources.spool import AnotherFile, Spool
 from olpc_update_query.perform_update.spans import Span
-from olpc_update_query.perform_update.store import INDEX, SPOOL, Stretch
+from olpc_update_query.perform_update.store import FILES, INDEX, SPOOL, Stretch
+from olpc_update_query.system.assembly import expand_base, put_together
+from olpc_update_query.system.compressors import Chunk
 from olpc_update_query.system.files import disk_errors
 
 PLAIN_TREE = "rsync/tree"  # below the downloads; what is being fetched file by file
@@ -33,8 +37,10 @@ def salvage_delta(intake: Intake, part: Path) -> None:
     kept = 0
     with Spool(part) as spool:
         with contextlib.suppress(errors.Malformed, errors.CorruptContent):
-            for frame in _frames_of_delta(spool):
-                kept += _keep(intake, spool, frame)
+            for is_apart in (False, True):  # these may be made of the others
+                for frame in _frames_of_delta(spool):
+                    if (frame.inside is not None) is is_apart:
+                        kept += _keep(intake, spool, frame)
         spool.remove()
     if kept:
         intake.progress.step(f"{kept} contents of an unfinished delta pack are kept")
@@ -140,25 +146,63 @@ def _keep(intake: Intake, spool: Spool, frame: Frame) -> int:
         with contextlib.suppress(errors.CorruptContent):
             intake.take_chunks(frame.digest, frame.size, chunks)
             return 1
-    elif come >= WORTHWHILE:
+    elif come >= WORTHWHILE and frame.inside is None:
         _begin(intake, frame, chunks)
     return 0
 
 
-def _expanded(intake: Intake, spool: Spool, frame: Frame) -> Iterator[bytes]:
-    """Yield a content as far as it has come.
+def _expanded(intake: Intake, spool: Spool, frame: Frame) -> Iterator[Chunk]:
+    """Yield a content as far as it has come; one that was taken apart only whole.
 
     Raises:
         CorruptContent: It goes no further, or the base is not there.
     """
-    place = frame.offset
     with _open_base(intake, frame) as base:
-        for part in frame.segments:
-            have = min(part.packed, spool.have.reach(place) - place)
-            packed = Stretch(spool.fileno(), place, max(have, 0)).stream()
-            known = os.pread(base, part.base_length, part.base_offset)
-            yield from unpack_segment(packed, known, part.size)
-            place += part.packed
+
+        def read(offset: int, length: int) -> bytes:
+            return os.pread(base, length, offset)
+
+        if frame.inside is None:
+            yield from _segments(spool, frame, read)
+            return
+        if frame.inside.members:
+            inner = expand_base(frame.inside.members, read)
+            segments = _segments(spool, frame, lambda at, size: inner[at : at + size])
+        else:
+            segments = _segments(spool, frame, read)
+        length = sum(part.size for part in frame.segments)
+        copied = functools.partial(_content, intake)
+        yield from put_together(frame.inside, segments, length, copied)
+
+
+def _segments(
+    spool: Spool, frame: Frame, read: Callable[[int, int], bytes]
+) -> Iterator[bytes]:
+    """Yield what the segments of a frame make, as far as they have come."""
+    place = frame.offset
+    for part in frame.segments:
+        have = min(part.packed, spool.have.reach(place) - place)
+        packed = Stretch(spool.fileno(), place, max(have, 0)).stream()
+        known = read(part.base_offset, part.base_length) if part.base_length else b""
+        yield from unpack_segment(packed, known, part.size)
+        place += part.packed
+
+
+def _content(intake: Intake, digest: bytes) -> Iterator[bytes]:
+    """Yield another content of the build that is there whole.
+
+    Raises:
+        CorruptContent: It is not.
+    """
+    path = intake.directory / FILES / digest.hex()
+    if not path.exists() and (found := intake.plan.locate(digest)):
+        path = found[0].tree / os.fsdecode(found[1])
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        raise errors.CorruptContent(digest.hex(), "a content", "nothing") from None
+    with open(descriptor, "rb") as file:
+        yield from iter(lambda: file.read(CHUNK), b"")
 
 
 @contextlib.contextmanager
@@ -176,7 +220,7 @@ def _open_base(intake: Intake, frame: Frame) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _begin(intake: Intake, frame: Frame, chunks: Iterator[bytes]) -> None:
+def _begin(intake: Intake, frame: Frame, chunks: Iterator[Chunk]) -> None:
     """Write the beginning of a content where rsync will look for it."""
     path = next((p for p, digest, _ in _files(intake) if digest == frame.digest), None)
     if path is None:
