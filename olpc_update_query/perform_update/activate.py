@@ -25,9 +25,11 @@ from olpc_update_query.perform_update.builds import (
     Builds,
     InstalledTree,
 )
+from olpc_update_query.perform_update.copying import mend_copy
 from olpc_update_query.perform_update.links import (
     build_of,
     builds_in,
+    differing,
     is_copy,
     names_in,
     read_link,
@@ -74,6 +76,14 @@ class Layout(Builds, abc.ABC):
     def running(self) -> BuildId | None:
         """Return the build that is running, as the initramfs noted it."""
         return build_of(self.versions / "running", *TREES)
+
+    def boot_faults(self, build: BuildId) -> list[Path]:
+        """Return what boots of a build and is not as in it, below the root."""
+        return []
+
+    def mend_boot(self, build: BuildId) -> int:
+        """Put that right; return how many paths there were."""
+        return 0
 
     @abc.abstractmethod
     def current(self) -> BuildId | None:
@@ -344,6 +354,28 @@ class Partitioned(Layout):
         os.rename(fresh, self._boots / new)
         fsync_directory(self._boots)
         remove_tree(aside)
+
+    def boot_faults(self, build: BuildId) -> list[Path]:
+        """Return what of the copy of a build's /boot is not as in the build."""
+        copy = self._boots / build
+        needed = build in {self.current(), self.alternate()}
+        if not needed and not copy.is_dir():
+            return []
+        with disk_errors(copy):
+            found = differing(self.pristine(build) / "boot", copy, besides="alt")
+            return [copy.relative_to(self.root) / path for path in found]
+
+    def mend_boot(self, build: BuildId) -> int:
+        """Put that right, each path by one rename; return how many there were."""
+        faults = self.boot_faults(build)
+        with disk_errors(self.bootpart):
+            for path in faults:
+                copy = self.root / path
+                source = self.pristine(build) / "boot"
+                mend_copy(source / copy.relative_to(self._boots / build), copy, SCRAP)
+            if faults:
+                sync_filesystem(self.bootpart)
+        return len(faults)
 
     @staticmethod
     def _point_back(link: Path, alternate: BuildId | None) -> None:

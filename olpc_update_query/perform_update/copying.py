@@ -4,9 +4,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
+
+from olpc_update_query.system.files import fsync_directory, sync_filesystem
 
 BLOCK: Final = 4096
 CHUNK: Final = 256 << 10
@@ -113,6 +116,47 @@ def can_clone(directory: Path) -> bool:
         fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
         return True
     return False
+
+
+def mend_copy(source: Path, copy: Path, scrap: str) -> None:
+    """Make one path a copy of another, at once and for good.
+
+    Args:
+        source: A file, link or directory; when it is not there, the copy goes.
+        copy: The path.
+        scrap: What names in its directory begin with that may be left by a crash.
+    """
+    fresh, aside = (
+        copy.with_name(f"{scrap}{what}.{copy.name}") for what in ("new", "old")
+    )
+    for path in (fresh, aside):
+        _remove(path)
+    if os.path.lexists(source):
+        _duplicate(source, fresh)
+        sync_filesystem(copy.parent)
+        is_plain = not (fresh.is_dir() or copy.is_dir()) or copy.is_symlink()
+    else:
+        is_plain = False
+    if os.path.lexists(copy) and not is_plain:
+        os.rename(copy, aside)
+    if os.path.lexists(fresh):
+        os.rename(fresh, copy)
+    fsync_directory(copy.parent)
+    _remove(aside)
+
+
+def _duplicate(source: Path, target: Path) -> None:
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _copy_sparse(source: int, target: int, size: int) -> None:

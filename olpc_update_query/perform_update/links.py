@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from olpc_update_query.errors import Malformed
@@ -73,13 +74,31 @@ def is_copy(source: Path, copy: Path, *, besides: str = "") -> bool:
         copy: What may be a copy of it.
         besides: A name in the directory that does not count.
     """
+    return next(differing(source, copy, besides=besides), None) is None
+
+
+def differing(
+    source: Path, copy: Path, *, besides: str = "", below: Path = Path()
+) -> Iterator[Path]:
+    """Yield what is not in a copy as in its source: relative, no deeper than it must.
+
+    The copy is read from the medium, not from the kernel's memory.
+    """
+    if _is_plain_directory(source) and _is_plain_directory(copy):
+        for name in sorted({*os.listdir(source), *os.listdir(copy)} - {besides}):
+            yield from differing(source / name, copy / name, below=below / name)
+    elif not _is_same(source, copy):
+        yield below
+
+
+def _is_plain_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _is_same(source: Path, copy: Path) -> bool:
+    """Say whether two links, or two files, are the same."""
     if source.is_symlink() or copy.is_symlink():
         return read_link(source) == read_link(copy)
-    if source.is_dir() and copy.is_dir():
-        names = set(os.listdir(source)) - {besides}
-        return names == set(os.listdir(copy)) - {besides} and all(
-            is_copy(source / name, copy / name) for name in names
-        )
     if source.is_file() and copy.is_file():
         return _digest(source) == _digest(copy)
     return False
@@ -87,4 +106,5 @@ def is_copy(source: Path, copy: Path, *, besides: str = "") -> bool:
 
 def _digest(path: Path) -> bytes:
     with open(path, "rb") as content:
+        os.posix_fadvise(content.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return hashlib.file_digest(content, "sha256").digest()

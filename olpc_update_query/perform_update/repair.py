@@ -15,15 +15,17 @@ repair finds what is left to do.
 """
 
 import itertools
+import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from olpc_update_query.errors import NotInstalled, Unrepaired
+from olpc_update_query.model.manifest import TreePath
 from olpc_update_query.model.messages import BuildId
 from olpc_update_query.model.orders import Order
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.perform_update.audit import audit
-from olpc_update_query.perform_update.differences import Difference
+from olpc_update_query.perform_update.differences import Aspect, Difference
 from olpc_update_query.perform_update.making import DAMAGED
 from olpc_update_query.perform_update.manifests import accept_manifest, ensure_contents
 from olpc_update_query.perform_update.mending import Bench, Faults, mend
@@ -60,6 +62,8 @@ class Repaired(NamedTuple):
 def look(layout: Layout, build: BuildId) -> list[Difference]:
     """Read an installed build again, from the medium; return what differs, or some.
 
+    That is the tree, and the copy of its /boot on a boot partition.
+
     Raises:
         NotInstalled: There is no such build, or it has no manifest.
         Malformed: Its manifest is not one.
@@ -70,7 +74,18 @@ def look(layout: Layout, build: BuildId) -> list[Difference]:
         raise NotInstalled(build)
     with disk_errors(tree):
         sync_filesystem(tree)
-        return list(itertools.islice(audit(contents, tree, cold=True), _MOST_FAULTS))
+        found = list(itertools.islice(audit(contents, tree, cold=True), _MOST_FAULTS))
+    if any(fault.path.startswith(b"boot") for fault in found):
+        return found  # there is nothing to compare a copy with
+    return found + [
+        Difference(
+            TreePath(b"/" + os.fsencode(path)),
+            Aspect.CONTENT,
+            "a copy of the build's own",
+            "something else",
+        )
+        for path in layout.boot_faults(build)
+    ]
 
 
 def note_damage(work: Path, faults: list[Difference]) -> None:
@@ -187,6 +202,8 @@ class _Repair:
     def _finish(self, done: Repaired) -> Repaired:
         ensure_contents(self._order, self._layout, self._work)
         sync_filesystem(self._tree)
+        copies = self._layout.mend_boot(self._order.build)
+        done = done._replace(mended=done.mended + copies)
         self._work.clear()
         self._downloads.discard()
         return done

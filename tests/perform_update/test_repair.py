@@ -256,6 +256,40 @@ def test_damage_is_noted_for_the_asker(laptop: Laptop) -> None:
     assert (laptop.work / "wanted").read_text() == f"{faults[0].digest.hex()}\n"
 
 
+BOOT_DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a bit": lambda copy: flip(copy / "k"),
+    "gone": lambda copy: (copy / "k").unlink(),
+    "a stray": lambda copy: (copy / "more").mkdir(),
+    "a directory": lambda copy: replace(copy / "k", Path.mkdir),
+    "a link": lambda copy: replace(copy / "k", lambda p: p.symlink_to("alt")),
+}
+
+
+@pytest.mark.parametrize("partitioned", [True], indirect=True, ids=["partitioned"])
+@pytest.mark.parametrize("damage", BOOT_DAMAGES)
+def test_copy_on_the_boot_partition(laptop: Laptop, damage: str) -> None:
+    copy = laptop.root / "bootpart/boot-versions/760"
+    assert look(laptop.layout, laptop.old.name) == []
+    before = snapshot(copy)
+    BOOT_DAMAGES[damage](copy)
+    (fault,) = look(laptop.layout, laptop.old.name)
+    name = b"/more" if damage == "a stray" else b"/k"
+    assert fault.path == b"/bootpart/boot-versions/760" + name
+    assert mend_with_fetch(laptop) == (Repaired(laptop.old.name, mended=1), set())
+    assert look(laptop.layout, laptop.old.name) == []
+    assert snapshot(copy).keys() == before.keys()
+    assert boots(laptop.root) == "760"
+
+
+@pytest.mark.parametrize("partitioned", [True], indirect=True, ids=["partitioned"])
+def test_boot_partition_without_the_copy(laptop: Laptop) -> None:
+    shutil.rmtree(laptop.root / "bootpart/boot-versions/760")
+    (fault,) = look(laptop.layout, laptop.old.name)
+    assert fault.path == b"/bootpart/boot-versions/760"
+    mend(laptop)
+    assert boots(laptop.root) == "760"
+
+
 @pytest.mark.root
 def test_every_kind_of_path(make: LaptopMaker, tmp_path: Path) -> None:
     """All of it is deleted, but for the tree's own directory, and comes back."""
