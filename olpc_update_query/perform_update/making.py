@@ -28,7 +28,7 @@ from olpc_update_query.perform_update.work import Workbench
 from olpc_update_query.ports import Progress
 
 _ROUNDS: Final = 4  # of staging, when the audit finds fault with what was linked
-DAMAGED: Final = {Aspect.CONTENT, Aspect.SIZE, Aspect.KIND, Aspect.MISSING}
+_DAMAGED: Final = {Aspect.CONTENT, Aspect.SIZE, Aspect.KIND, Aspect.MISSING}
 _MOST_FAULTS: Final = 10_000  # learnt from in one round
 _TOLD: Final = 10
 _PLAN: Final = "plan.db"
@@ -70,7 +70,7 @@ class Maker:
         before = len(self._distrust) + len(self._apart)
         for fault in faults:
             if fault.digest:
-                spoiled = fault.aspect in DAMAGED
+                spoiled = fault.aspect in _DAMAGED
                 (self._distrust if spoiled else self._apart).add(fault.digest)
         return len(self._distrust) + len(self._apart) > before
 

@@ -24,7 +24,7 @@ from olpc_update_query.model.manifest import (
 from olpc_update_query.perform_update.copying import Copier
 from olpc_update_query.perform_update.differences import Aspect, Difference
 from olpc_update_query.perform_update.dress import dress, make_special
-from olpc_update_query.perform_update.plan import in_blocks
+from olpc_update_query.perform_update.plan import Plan, in_blocks
 from olpc_update_query.perform_update.vault import Vault
 from olpc_update_query.perform_update.walk import (
     Descent,
@@ -36,6 +36,8 @@ from olpc_update_query.system.files import sync_filesystem
 
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROT: Final = {Aspect.CONTENT, Aspect.GROUP}
+_SPOILED: Final = {Aspect.CONTENT, Aspect.SIZE}
+_LOST: Final = {Aspect.KIND, Aspect.MISSING}
 _SCRATCH: Final = "mending"
 _SOMETHING_ELSE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 """Why a file cannot be opened that is not the file it was."""
@@ -44,22 +46,43 @@ _SOMETHING_ELSE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 class Faults:
     """What one look at a tree has found, by path.
 
-    Attributes:
+    Args:
         told: The differences.
+        contents: The tree's manifest.
+
+    Attributes:
+        spoiled: Digests of contents that are not what they should be somewhere.
+        lost: Digests of contents of paths that are not there, and have no twin.
+        twins: By the first path of a hard-link group that is not there, another one
+            that is.
         paths: Paths that are not as they should be, strays included.
         strays: Paths that should not be there.
         rotten: Files of which nothing but the bytes differ; or which a repair that
             was interrupted has left apart from their group.
     """
 
-    def __init__(self, told: list[Difference]) -> None:
-        self.told = told
+    def __init__(self, told: list[Difference], contents: Path) -> None:
         aspects: dict[TreePath, set[Aspect]] = {}
         for fault in told:
             aspects.setdefault(fault.path, set()).add(fault.aspect)
         self.paths = frozenset(aspects)
         self.strays = sorted(p for p, what in aspects.items() if Aspect.STRAY in what)
         self.rotten = {p for p, what in aspects.items() if what <= _ROT}
+        self.spoiled = {f.digest for f in told if f.aspect in _SPOILED and f.digest}
+        self.twins: dict[TreePath, TreePath] = {}
+        self._find_twins(contents, aspects)
+
+    def _find_twins(self, contents: Path, aspects: dict[TreePath, set[Aspect]]) -> None:
+        """Find out which contents that are not in their places are elsewhere."""
+        lost: dict[TreePath, bytes] = {}
+        nothing_is = all(not what & _LOST for what in aspects.values())
+        for entry in () if nothing_is else self.entries(contents):
+            what = aspects.get(entry.path, set())
+            if entry.leader is None and what & _LOST and entry.size:
+                lost[entry.path] = entry.digest
+            elif entry.leader in lost and not what & (_LOST | _SPOILED):
+                self.twins.setdefault(entry.leader, entry.path)
+        self.lost = {d for path, d in lost.items() if path not in self.twins}
 
     def entries(self, contents: Path) -> Iterator[Entry]:
         """Yield the entries to be made anew, a file's other names included."""
@@ -88,10 +111,12 @@ class Bench:
         stage: A directory on the tree's file system where nobody else can write.
         vault: The contents that were damaged.
         run: The tree's run copy; it need not be there.
+        plan: Where other contents lie.
     """
 
-    def __init__(self, stage: Path, vault: Vault, run: Path) -> None:
+    def __init__(self, stage: Path, vault: Vault, run: Path, plan: Plan) -> None:
         self.scratch, self.vault, self.run = stage / _SCRATCH, vault, run
+        self.locate = plan.locate
 
 
 def mend(contents: Path, tree: Path, faults: Faults, bench: Bench) -> int:
@@ -131,7 +156,7 @@ def mend(contents: Path, tree: Path, faults: Faults, bench: Bench) -> int:
 class _Mender(contextlib.ExitStack):
     def __init__(self, tree: Path, faults: Faults, bench: Bench) -> None:
         super().__init__()
-        self._faults, self._vault = faults, bench.vault
+        self._faults, self._vault, self._locate = faults, bench.vault, bench.locate
         self._tree = self.enter_context(Descent(tree))
         self._leaders = self.enter_context(Descent(tree, keep=16))
         self._scratch = self.enter_context(opened(bench.scratch))
@@ -178,10 +203,22 @@ class _Mender(contextlib.ExitStack):
         if not entry.size:
             self._create(entry, None, name)
             return
-        parent, _, old = entry.path.rpartition(b"/")
-        source = open_file(old, self._tree.enter(parent))
-        with open(source, "rb", buffering=0):
-            self._create(entry, source, name)
+        with open(self._open_good(entry), "rb", buffering=0) as source:
+            self._create(entry, source.fileno(), name)
+
+    def _open_good(self, entry: Entry) -> int:
+        """Open a file that has the bytes: its own, a twin, or one of another path."""
+        path = self._faults.twins.get(entry.path, entry.path)
+        parent, _, name = path.rpartition(b"/")
+        try:
+            return open_file(name, self._tree.enter(parent))
+        except OSError:
+            found = self._locate(entry.digest)
+            if found is None:
+                raise
+        parent, _, name = found[1].rpartition(b"/")
+        with Descent(found[0].tree) as descent:
+            return open_file(name, descent.enter(parent))
 
     def _create(self, entry: Entry, source: int | None, name: bytes) -> None:
         target = os.open(name, _NEW_FILE, 0o600, dir_fd=self._scratch)

@@ -26,7 +26,6 @@ from olpc_update_query.model.orders import Order
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.perform_update.audit import audit
 from olpc_update_query.perform_update.differences import Aspect, Difference
-from olpc_update_query.perform_update.making import DAMAGED
 from olpc_update_query.perform_update.manifests import accept_manifest, ensure_contents
 from olpc_update_query.perform_update.mending import Bench, Faults, mend
 from olpc_update_query.perform_update.plan import make_plan
@@ -88,23 +87,18 @@ def look(layout: Layout, build: BuildId) -> list[Difference]:
     ]
 
 
-def note_damage(work: Path, faults: list[Difference]) -> None:
+def note_damage(work: Path, faults: list[Difference], contents: Path) -> None:
     """Note for the next fetch which contents are damaged.
 
     Args:
         work: ``WORK/installer``.
         faults: What `look` has found.
+        contents: The build's manifest.
     """
     with disk_errors(work):
         bench = Workbench(work)
         bench.prepare()
-        bench.write_wanted(_damaged(faults))
-
-
-def _damaged(faults: list[Difference]) -> set[bytes]:
-    return {
-        fault.digest for fault in faults if fault.aspect in DAMAGED and fault.digest
-    }
+        bench.write_wanted(Faults(faults, contents).spoiled)
 
 
 def repair(
@@ -158,7 +152,7 @@ class _Repair:
             faults = self._look()
             if not faults:
                 return self._finish(done)
-            mended = self._mend(Faults(faults))
+            mended = self._mend(Faults(faults, self._work.contents))
             done = done._replace(
                 mended=done.mended + mended.mended,
                 strays=done.strays + mended.strays,
@@ -175,20 +169,20 @@ class _Repair:
         """Mend what one look has found."""
         self._progress.step(f"mending {len(faults.paths)} paths")
         supply = Supply(self._order.build, self._downloads, self._work)
-        damaged = _damaged(faults.told)
         with Vault(self._work.store) as vault:
             plan = make_plan(
                 self._work.contents,
                 self._layout.installed(),
                 self._work.store / _PLAN,
-                distrust=damaged | supply.wanted,
+                distrust=faults.spoiled | supply.wanted,
             )
             with plan:
                 at_hand = vault.recover(plan.missing_size)
                 self._require_room(faults, at_hand)
-                supply.take_in(plan, vault, only=damaged)
-            bench = Bench(self._work.stage, vault, self._layout.run(self._order.build))
-            removed = mend(self._work.contents, self._tree, faults, bench)
+                supply.take_in(plan, vault, only=faults.spoiled | faults.lost)
+                run = self._layout.run(self._order.build)
+                bench = Bench(self._work.stage, vault, run, plan)
+                removed = mend(self._work.contents, self._tree, faults, bench)
         return Repaired(
             self._order.build, len(faults.paths) - removed, removed, supply.fetched
         )

@@ -30,7 +30,8 @@ class Mend(ByHand):
             known.tidy_up(self._machine, facts)
             text = f"build {self._build}: every file is as it should be"
             return Outcome(Result.NOTHING, text, facts={"build": self._build})
-        note_damage(self._machine.work.installer, faults or [])
+        contents = layout.contents(self._build)
+        note_damage(self._machine.work.installer, faults or [], contents)
         return super()._update()
 
     def _look(self, layout: Layout) -> list[Difference] | None:

@@ -143,6 +143,32 @@ def test_what_is_damaged_is_found_and_mended(laptop: Laptop, name: str) -> None:
     assert not list(laptop.work.iterdir()), "nothing is left of the work"
 
 
+@pytest.mark.parametrize(
+    "gone", [("z",), ("a",), ("a", "b"), ("dir/copy",), ("a", "dir/other")], ids=str
+)
+def test_what_is_there_by_another_name_is_not_fetched(
+    make: LaptopMaker, tmp_path: Path, gone: tuple[str, ...]
+) -> None:
+    spec: Spec = {**SPEC, "dir/copy": SPEC["large"]}
+    laptop = make(make_build("760", build_tree(tmp_path / "tree", spec)))
+    before = laptop.pristine(laptop.old)
+    for name in gone:
+        (tree(laptop) / name).unlink()
+    _, wanted = mend_with_fetch(laptop)
+    assert not difference(before, laptop.pristine(laptop.old))
+    assert look(laptop.layout, laptop.old.name) == []
+    assert len(wanted) == ("dir/other" in gone), "that is nowhere else"
+
+
+def test_a_group_of_which_all_are_gone_or_rotten_is_fetched(laptop: Laptop) -> None:
+    before = laptop.pristine(laptop.old)
+    flip(tree(laptop) / "a")
+    (tree(laptop) / "a").unlink()
+    _, wanted = mend_with_fetch(laptop)
+    assert not difference(before, laptop.pristine(laptop.old))
+    assert len(wanted) == 1
+
+
 def test_everything_at_once(laptop: Laptop) -> None:
     before = laptop.pristine(laptop.old)
     for path in ("large", "a", "boot/k"):
@@ -252,7 +278,7 @@ def test_damage_is_noted_for_the_asker(laptop: Laptop) -> None:
     flip(tree(laptop) / "large")
     faults = look(laptop.layout, laptop.old.name)
     assert [fault.aspect for fault in faults] == [Aspect.CONTENT]
-    note_damage(laptop.work, faults)
+    note_damage(laptop.work, faults, laptop.layout.contents(laptop.old.name))
     assert (laptop.work / "wanted").read_text() == f"{faults[0].digest.hex()}\n"
 
 
