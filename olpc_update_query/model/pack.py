@@ -37,7 +37,7 @@ MAX_REQUESTS = 48
 CLOSE_GAP = 16 << 10
 
 _CHUNK = 128 << 10
-_RUN = 1  # the type of a block that repeats one byte
+_RAW, _RUN = 0, 1  # types of blocks: bytes as they are, and one byte repeated
 _FORMAT = "olpc-update-pack"
 _VERSION = 1
 
@@ -162,7 +162,9 @@ def unpack_segment(
         size: Length of what is inside.
 
     Yields:
-        Pieces of at most 128 KiB, ``size`` bytes in all and never more.
+        Pieces of at most 128 KiB, ``size`` bytes in all and never more. Of a frame
+        that is cut off: its whole blocks and, where nothing was to be compressed, the
+        beginning of the next.
 
     Raises:
         CorruptContent: It is damaged, needs more memory than a reader has to give,
@@ -215,7 +217,11 @@ def _parts_of_frame(stream: BinaryIO) -> Iterator[bytes]:
         block = _exactly(stream, 3)
         number = int.from_bytes(block, "little")
         last, kind, length = number & 1, number >> 1 & 3, number >> 3
-        yield block + _exactly(stream, 1 if kind == _RUN else min(length, _CHUNK))
+        length = 1 if kind == _RUN else min(length, _CHUNK)
+        body = stream.read(length)
+        if kind == _RAW and body and len(body) < length:
+            yield (len(body) << 3).to_bytes(3, "little") + body  # it is what it is
+        yield block + _all_of(body, length)
     if with_checksum:
         yield _exactly(stream, 4)
     if stream.read(1):
@@ -223,7 +229,10 @@ def _parts_of_frame(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _exactly(stream: BinaryIO, length: int) -> bytes:
-    data = stream.read(length)
+    return _all_of(stream.read(length), length)
+
+
+def _all_of(data: bytes, length: int) -> bytes:
     if len(data) < length:
         raise CorruptContent("packed content", "a whole zstd frame", "less")
     return data

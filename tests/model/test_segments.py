@@ -53,6 +53,27 @@ def test_segments(raw: bytes, base: bytes, level: int) -> None:
     assert not stream.closed
 
 
+@pytest.mark.parametrize("end", [20, 100_000, 131_100, 200_000, 299_999])
+def test_beginning_of_what_is_not_compressed(end: int) -> None:
+    """All of it that came is of use, though its block of 128 KiB has not come whole."""
+    raw = noise(300_000)
+    packed = pack_segment(raw, b"", 3)[:end]
+    found = bytearray()
+    with pytest.raises(CorruptContent):
+        collect(unpack_segment(packed, b"", len(raw)), found)
+    assert raw.startswith(found)
+    assert end - 30 < len(found) < end
+
+
+def test_beginning_of_what_is_compressed_ends_with_a_whole_block() -> None:
+    packed = pack_segment(TEXT, b"", 3)
+    found = bytearray()
+    with pytest.raises(CorruptContent):
+        collect(unpack_segment(packed[:-1], b"", len(TEXT)), found)
+    assert TEXT.startswith(found)
+    assert len(found) % (128 << 10) == 0
+
+
 @given(st.binary(max_size=2000), st.binary(max_size=2000))
 def test_every_content_survives(raw: bytes, base: bytes) -> None:
     assert unpacked(pack_segment(raw, base, 3), base, len(raw)) == raw

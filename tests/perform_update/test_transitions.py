@@ -40,7 +40,6 @@ KINDS = ("http", "rsync", "directory")
 LARGE = random.Random(7).randbytes(1_500_000)
 CUT = 1_000_000
 AT_STAKE = 64 * 1024
-BLOCK = 128 * 1024  # zstd's
 TALK = 16 * 1024  # headers, manifest and index, file lists
 
 
@@ -139,9 +138,7 @@ def test_another_protocol_goes_on(tmp_path: Path, first: str, second: str) -> No
     assert school.is_there()
     twice = came + rest - len(LARGE)
     _log.info("%s to %s: %d of %d bytes twice", first, second, twice, came + rest)
-    # of a pack, only whole blocks of zstd are of use to rsync
-    is_unpacked = second == "rsync" and first != "rsync"
-    assert twice <= (BLOCK if is_unpacked else AT_STAKE) + TALK
+    assert twice <= AT_STAKE + TALK
 
 
 def test_reboot_in_mid_download_costs_at_most_64_kib(tmp_path: Path) -> None:
