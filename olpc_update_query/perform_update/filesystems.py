@@ -115,8 +115,9 @@ _KINDS: Final = {"xfs": _Xfs, "btrfs": _Btrfs}
 
 def file_system(path: Path) -> FileSystem:
     """Return what things cost in a directory into which the caller may write."""
-    kind = _KINDS.get(_type_of(path), FileSystem)
-    return kind(os.statvfs(path).f_frsize or 4096, can_clone=can_clone(path))
+    block = os.statvfs(path).f_frsize or 4096
+    kind = _KINDS.get(_type_of(path))
+    return kind(block, can_clone=can_clone(path)) if kind else FileSystem(block)
 
 
 def _type_of(path: Path) -> str:

@@ -52,14 +52,17 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Build, Build]:
 
 @pytest.fixture(
     params=[
-        pytest.param(
-            name,
-            id=name,
-            marks=pytest.mark.needs(
-                {"ext4": "e2fsprogs", "xfs": "xfsprogs"}.get(name[:4], f"{name}-progs")
+        pytest.param(name, id=name, marks=needed)
+        for name, needed in zip(
+            FORMATS,
+            (
+                pytest.mark.needs("e2fsprogs"),
+                pytest.mark.needs("e2fsprogs"),
+                pytest.mark.needs("e2fsprogs", "xfsprogs"),
+                pytest.mark.needs("e2fsprogs", "btrfs-progs"),
             ),
+            strict=True,
         )
-        for name in FORMATS
     ]
 )
 def kind(request: pytest.FixtureRequest) -> str:
