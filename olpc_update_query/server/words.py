@@ -81,6 +81,8 @@ SPANISH: Final[Mapping[str, str]] = {
     "last report": "último informe",
     "last result": "último resultado",
     "lease": "concesión",
+    "leases": "concesiones",
+    "leases because": "concesiones porque",
     "lease signed until": "concesión firmada hasta",
     "lease until": "concesión hasta",
     "name": "nombre",

@@ -192,7 +192,7 @@ def test_what_an_earlier_try_has_left_takes_no_room(
 ) -> None:
     site = make_site(tmp_path)
     build_tree(tmp_path / "tree", {"lib/huge": os.urandom(20 * MIB)})
-    shell.good("publish", site.path, tmp_path / "tree", "--build", "770")
+    shell.good("publish", site.path, tmp_path / "tree", "--build", "770", "--any-tree")
     image = media.make_image("ext4", tmp_path / "image", 40 * MIB)
     with media.mounted("ext4", image, tmp_path / "mnt") as stick:
         build = stick / "builds/770"

@@ -66,7 +66,7 @@ def school(trees: tuple[Path, Path]) -> Iterator[Stack]:
         settle(site, f'behind_proxies = 1\nreports_url = "{made.database_url}"')
         for tree, name in zip(trees, (OLD, NEW), strict=True):
             deltas = ["--delta-from", OLD] if name == NEW else []
-            words = ["--build", name, "--with-root", *deltas]
+            words = ["--build", name, "--any-tree", "--with-root", *deltas]
             command("olpc-update-admin", "publish", made.site, tree, *words)
         list_laptops(
             site,
