@@ -141,7 +141,7 @@ def _found(scratch: Path, laptops: list[Identity]) -> School:
     tree = scratch / "tree"
     (tree / "etc").mkdir(parents=True)
     (tree / "etc/hostname").write_text("xo\n")
-    school.admin("publish", tree, "--build", str(_NEW))
+    school.admin("publish", tree, "--build", str(_NEW), "--any-tree")
     school.admin("assign", "--build", str(_NEW), "--percent", "100")
     return school
 
