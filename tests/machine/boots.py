@@ -116,9 +116,6 @@ class Machine:
     def _make_school(self) -> None:
         old, new, following = (self.directory / name for name in (OLD, NEW, NEXT))
         trees.make_first(old, files=150, megabytes=6)
-        for place in ("etc", "sbin"):  # what the initramfs' script takes for a system
-            (old / place).mkdir(exist_ok=True)
-        (old / "sbin/init").symlink_to("../lib/systemd/systemd")
         trees.make_second(old, new)
         run("cp", "-a", new, following)
         (following / "etc/motd").write_bytes(os.urandom(2_000_000))
