@@ -1,8 +1,8 @@
 """Copies builds from another site, over whatever link there is.
 
 A school's server so pays its link once for what a whole class then fetches from it. The
-bytes come by the laptops' own downloader: a cut costs at most 64 KiB, and what a killed
-run has fetched is kept. Nothing is believed that the other site's key has not signed:
+bytes come by the laptops' own downloader: what has come before a cut, or before the run
+is killed, is kept. Nothing is believed that the other site's key has not signed:
 the order names the manifest, the manifest every content. A build gets its name when all
 of it is here and proven, so laptops never see half of one.
 
