@@ -8,6 +8,7 @@ import json
 import random
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -164,21 +165,24 @@ def test_liar_is_asked_last_next_time(crowd: Crowd) -> None:
 class OneAtATime(Relay):
     """A way to a server that hangs up on a second connection, as xinetd does."""
 
-    busy = refused = 0
+    refused = 0
+
+    def __init__(self, target: int) -> None:
+        self._free = threading.Lock()
+        super().__init__(target)
 
     def _join(self, client: socket.socket) -> None:
-        if self.busy:
+        if self._free.acquire(blocking=False):
+            super()._join(client)
+        else:
             self.refused += 1
             client.close()
-        else:
-            self.busy += 1
-            super()._join(client)
 
     def _pump_down(self, client: socket.socket, server: socket.socket) -> None:
         try:
             super()._pump_down(client, server)
         finally:
-            self.busy -= 1
+            self._free.release()
 
 
 def test_server_that_takes_one_connection_is_asked_for_one_at_a_time(
