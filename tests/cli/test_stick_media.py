@@ -108,6 +108,7 @@ def test_full(school: School, tmp_path: Path, kind: str) -> None:
 
 
 def test_pulled_out_while_it_is_read(school: School, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("mfusepy")
     image, where = tmp_path / "image", tmp_path / "mnt"
     files = {"lib/huge": os.urandom(8 * MIB), "etc/x": b"x"}
     school.publish(make_build(tmp_path / "763", "763", files))
