@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,13 @@ from tests.cli.school import School
 from tests.keys import SERIAL
 from tests.laptop import boot, boots
 from tests.rotations import statement
-from tests.simulator import DAY, lease, simulate
+from tests.simulator import DAY, lease
 from tests.trees import difference, snapshot
 
 pytestmark = pytest.mark.root  # a tree's owners are root and others
 
 NOW = int(time.time())
 OTHERS = frozenset({"SHC00000001", "SHC00000002"})
-
-
-@pytest.fixture
-def school(tmp_path: Path) -> Iterator[School]:
-    (tmp_path / "www").mkdir()
-    with simulate(tmp_path / "www") as server:
-        yield School(tmp_path, server)
 
 
 @pytest.fixture

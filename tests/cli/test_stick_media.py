@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from tests.keys import SERIAL
 from tests.laptop import boots
 from tests.perform_update.published import make_build
 from tests.server.sites import LAPTOP, list_laptops, make_site
-from tests.simulator import simulate, work_of
+from tests.simulator import work_of
 from tests.trees import build_tree, difference, snapshot
 
 pytestmark = [
@@ -27,13 +26,6 @@ pytestmark = [
 ]
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def school(tmp_path: Path) -> Iterator[School]:
-    (tmp_path / "www").mkdir()
-    with simulate(tmp_path / "www") as server:
-        yield School(tmp_path, server)
 
 
 @pytest.fixture(params=media.KINDS)

@@ -1,8 +1,6 @@
 """The trial of a build, seen from outside: confirmed, failed, left, tried again."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +11,6 @@ from tests.cli.black_box import query, update
 from tests.cli.school import School
 from tests.laptop import boot, boots
 from tests.perform_update.published import make_build
-from tests.simulator import simulate
 
 pytestmark = pytest.mark.root  # a tree's owners are root and others
 
@@ -22,13 +19,10 @@ FRESH = Mark(State.TRIAL, NEW, 0)
 
 
 @pytest.fixture
-def school(tmp_path: Path) -> Iterator[School]:
+def school(school: School) -> School:
     """A school whose laptop has just installed build 762."""
-    (tmp_path / "www").mkdir()
-    with simulate(tmp_path / "www") as server:
-        found = School(tmp_path, server)
-        assert update(found.root, "762").code == 0
-        yield found
+    assert update(school.root, "762").code == 0
+    return school
 
 
 def mark_of(school: School) -> Mark | None:

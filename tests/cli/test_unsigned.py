@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,10 @@ from tests import media, rsyncd
 from tests.cli.black_box import update
 from tests.cli.school import School
 from tests.laptop import boots, boots_alternate
-from tests.simulator import simulate, work_of
+from tests.simulator import work_of
 from tests.trees import difference, snapshot
 
 pytestmark = [pytest.mark.root, pytest.mark.needs("rsync")]
-
-
-@pytest.fixture
-def school(tmp_path: Path) -> Iterator[School]:
-    (tmp_path / "www").mkdir()
-    with simulate(tmp_path / "www") as server:
-        yield School(tmp_path, server)
 
 
 @pytest.fixture

@@ -18,19 +18,12 @@ from tests.cli.school import School
 from tests.http_server import Trouble, unused_port
 from tests.laptop import boot, boots, boots_alternate
 from tests.rotations import statement
-from tests.simulator import DAY, HOUR, lease, set_due, simulate, work_of
+from tests.simulator import DAY, HOUR, lease, set_due, work_of
 from tests.trees import difference, snapshot
 
 pytestmark = pytest.mark.root  # a tree's owners are root and others
 
 NOW = int(time.time())
-
-
-@pytest.fixture
-def school(tmp_path: Path) -> Iterator[School]:
-    (tmp_path / "www").mkdir()
-    with simulate(tmp_path / "www") as server:
-        yield School(tmp_path, server)
 
 
 def wait(root: Path) -> int:

@@ -15,12 +15,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 from bench.school import free_port, is_open_to_all
-from tests.server.served import Reply
+from tests.server.served import Reply, ask
 
 CONFIGURATION = Path(__file__).parents[2] / "docs/nginx"
 OWNER = "daemon"
@@ -236,16 +235,8 @@ class Stack:
         source: str = "127.0.0.1",
     ) -> Reply:
         """Ask nginx something, from an address of ours."""
-        connection = HTTPConnection(
-            "127.0.0.1", self.port, timeout=PATIENCE, source_address=(source, 0)
-        )
-        try:
-            connection.request(method, path, body, dict(headers or {}))
-            found = connection.getresponse()
-            kept = {name.lower(): value for name, value in found.getheaders()}
-            return Reply(found.status, kept, found.read())
-        finally:
-            connection.close()
+        rest = (method, path, body, headers)
+        return ask(self.port, *rest, source=source, patience=PATIENCE)
 
     def post(self, body: bytes, *, source: str = "127.0.0.1") -> Reply:
         kind = {"Content-Type": "application/x-www-form-urlencoded"}

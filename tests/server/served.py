@@ -25,6 +25,29 @@ class Reply(NamedTuple):
     body: bytes
 
 
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | str | None = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    source: str = "127.0.0.1",
+    patience: float = 20,
+) -> Reply:
+    """Send a request to a port on 127.0.0.1, from an address of ours."""
+    connection = HTTPConnection(
+        "127.0.0.1", port, timeout=patience, source_address=(source, 0)
+    )
+    try:
+        connection.request(method, path, body, dict(headers or {}))
+        found = connection.getresponse()
+        kept = {name.lower(): value for name, value in found.getheaders()}
+        return Reply(found.status, kept, found.read())
+    finally:
+        connection.close()
+
+
 class Served:
     """A running server.
 
@@ -47,14 +70,7 @@ class Served:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
-        try:
-            connection.request(method, path, body, dict(headers or {}))
-            found = connection.getresponse()
-            kept = {name.lower(): value for name, value in found.getheaders()}
-            return Reply(found.status, kept, found.read())
-        finally:
-            connection.close()
+        return ask(self.port, method, path, body, headers)
 
     def get(self, path: str, **headers: str) -> Reply:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
