@@ -5,6 +5,8 @@ TEXT``. A unit tells systemd, which keeps its last words as the unit's status: T
 ``DONE of TOTAL bytes``. ``daemon.child`` and ``daemon.units`` read them.
 """
 
+import abc
+
 from olpc_update_query.cli.console import Console, one_line
 from olpc_update_query.report import Answered, Asking, Event, Outcome, Result
 from olpc_update_query.system.notify import notify
@@ -13,18 +15,18 @@ BETWEEN = 1.0
 """Seconds between two words about a download."""
 
 
-class Followed(Console):
+class Followed(Console, abc.ABC):
     """Tells whoever follows the run besides (``report.Audience``)."""
 
     _followed = float("-inf")
 
+    @abc.abstractmethod
     def follow_step(self, text: str) -> None:
         """Tell the step that the run takes."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def follow_bytes(self, done: int, total: int) -> None:
         """Tell how many bytes of how many have arrived."""
-        raise NotImplementedError
 
     def tell(self, event: Event) -> None:
         """Tell what has happened, where that takes a while."""

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from olpc_update_query.perform_update.copying import SMALL, can_clone
-
-_MOUNTS: Final = Path("/proc/self/mountinfo")
+from olpc_update_query.system.mounts import type_of_file_system
 
 
 class FileSystem:
@@ -116,27 +115,5 @@ _KINDS: Final = {"xfs": _Xfs, "btrfs": _Btrfs}
 def file_system(path: Path) -> FileSystem:
     """Return what things cost in a directory into which the caller may write."""
     block = os.statvfs(path).f_frsize or 4096
-    kind = _KINDS.get(_type_of(path))
+    kind = _KINDS.get(type_of_file_system(path))
     return kind(block, can_clone=can_clone(path)) if kind else FileSystem(block)
-
-
-def _type_of(path: Path) -> str:
-    """Return the type of the file system that ``path`` is on; empty if unknown."""
-    try:
-        lines = _MOUNTS.read_bytes().splitlines()
-    except OSError:
-        return ""
-    here = os.path.realpath(os.fsencode(path)) + b"/"
-    found = (0, "")
-    for line in lines:
-        fields, _, rest = line.partition(b" - ")
-        point = _unescape(fields.split(b" ")[4]).rstrip(b"/") + b"/"
-        if here.startswith(point) and len(point) >= found[0]:
-            found = (len(point), rest.split(b" ")[0].decode("ascii", "replace"))
-    return found[1]
-
-
-def _unescape(name: bytes) -> bytes:
-    for code in (b"040", b"011", b"012", b"134"):
-        name = name.replace(b"\\" + code, bytes([int(code, 8)]))
-    return name

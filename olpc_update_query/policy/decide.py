@@ -57,9 +57,15 @@ class Nothing(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """The order is genuine, but must not be followed."""
+    """The order is genuine, but must not be followed.
+
+    Attributes:
+        reason: Why.
+        is_older: Whether that is because the build is an older one.
+    """
 
     reason: str
+    is_older: bool = False
 
 
 class Wait(NamedTuple):
@@ -153,7 +159,8 @@ def _forbidden(order: Order, at: Situation) -> Decision | None:
         return None
     return Refuse(
         f"build {order.build} is older than the current build {at.current}, "
-        "and the order does not allow that"
+        "and the order does not allow that",
+        is_older=True,
     )
 
 

@@ -147,12 +147,16 @@ class ByHand:
                 return Outcome(Result.NOTHING, f"nothing to do: {reason}")
             case Wait(_, reason):
                 raise errors.OrderRefused(f"{reason}; -f installs it now")
-            case Refuse(reason):
-                raise errors.OrderRefused(reason)
+            case Refuse():
+                raise errors.OrderRefused(self._refusal(order, decision))
             case Install():
                 reports = (self._report, self._asker)
                 job = CarryOut(self._machine, order, facts, reports, scheduled=False)
                 return job.run()
+
+    def _refusal(self, order: Order, decision: Refuse) -> str:
+        """Return why an order is refused, and what a person can do about it."""
+        return decision.reason
 
     def _as_wanted(self, order: Order) -> Order:
         """Return an order as a person means it, who has named the build."""

@@ -18,6 +18,7 @@ from olpc_update_query.model.messages import MAX_QUERY, BuildId, Order
 from olpc_update_query.model.stick import LEASES, MAX_LEASES, REPORTS, report_name
 from olpc_update_query.model.wire import format_time
 from olpc_update_query.perform_update.sources.local import directory_of
+from olpc_update_query.policy.decide import Refuse
 from olpc_update_query.report import (
     Audience,
     LeaseKept,
@@ -214,14 +215,11 @@ class FromStick(ByHand):
         self._signed = trusted.time
         return trusted
 
-    def _follow(self, order: Order, facts: Facts) -> Outcome:
-        try:
-            return super()._follow(order, facts)
-        except errors.OrderRefused as error:
-            if self._is_named or "is older than" not in error.reason:
-                raise
-            again = f"`olpc-update --usb {order.build}` installs it all the same"
-            raise errors.OrderRefused(f"{error.reason}; {again}") from None
+    def _refusal(self, order: Order, decision: Refuse) -> str:
+        if not decision.is_older:
+            return decision.reason
+        again = f"`olpc-update --usb {order.build}` installs it all the same"
+        return f"{decision.reason}; {again}"
 
     def _as_wanted(self, order: Order) -> Order:
         return super()._as_wanted(order) if self._is_named else order

@@ -43,12 +43,7 @@ from olpc_update_query.trust.answer import TrustedOrder, open_order
 from olpc_update_query.trust.keys import KeyRing
 
 _STAGE: Final = ".mirror-"
-_DELTAS: Final = "delta.new"
-_SLACK: Final = 64 << 10
-_LARGEST_INSIDE: Final = 64 << 20
-_MUCH: Final = 1 << 20  # bytes of which it is worth telling how far they are
 _MOST_BASES: Final = 24
-_ROUNDS: Final = 3  # of fetching again what came damaged
 _NOBODY: Final = ""  # orders beside builds are for every laptop
 
 

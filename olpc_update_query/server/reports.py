@@ -11,9 +11,10 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -52,6 +53,7 @@ _TRIM_AFTER: Final = 1_000
 _CHECKPOINT: Final = 32 * 1024 // 4
 """After how many pages of 4 KiB the log is moved into the database: a plain copy of
 both that is made meanwhile would be torn, so seldom."""
+_T = TypeVar("_T")
 _TRIES: Final = 5
 """How often something is written that another server is in the way of."""
 
@@ -117,22 +119,9 @@ class Reports:
         """
         self.flush()
         try:
-            try:
-                return self._bring(polls, now)
-            except OperationalError:  # the server wrote about the same laptop just now
-                return self._bring(polls, now)
+            return self._transact(partial(_bring, polls=polls, now=now))
         except DatabaseError as error:
-            raise DiskFailed(self._name, str(error.orig)) from error
-
-    def _bring(self, polls: Sequence[Poll], now: int) -> list[Poll]:
-        taken: list[Poll] = []
-        with self._engine.begin() as connection:
-            for start in range(0, len(polls), BATCH):
-                news = newer(connection, polls[start : start + BATCH], now)
-                _insert(connection, write_polls(connection, news))
-                taken += news
-            trim(connection)
-        return taken
+            raise DiskFailed(self._name, _plain(error)) from error
 
     # --- reading ---
 
@@ -240,31 +229,50 @@ class Reports:
     # --- writing, in the recorder's thread ---
 
     def _write(self, batch: Sequence[Record]) -> None:
+        self._transact(partial(self._write_batch, batch))
+
+    def _write_batch(self, batch: Sequence[Record], connection: Connection) -> None:
+        polls = [record for record in batch if isinstance(record, Poll)]
+        leases = [record for record in batch if isinstance(record, StoredLease)]
+        events = [record for record in batch if isinstance(record, Event)]
+        events += write_polls(connection, polls)
+        write_leases(connection, leases)
+        _insert(connection, events)
+        self._unkept += len(events)
+        if self._unkept >= _TRIM_AFTER:
+            trim(connection)
+            self._unkept = 0
+
+    # --- writing, in any thread ---
+
+    def _transact(self, work: Callable[[Connection], _T]) -> _T:
+        """Do work in one transaction, again where another server is in the way."""
         for _ in range(_TRIES - 1):
             try:
-                return self._write_once(batch)
+                return self._transact_once(work)
             except (IntegrityError, OperationalError):
                 # another server wrote about the same laptop just now, or held the
                 # lock; or the database was started anew, and is asked by a new line
                 continue
-        return self._write_once(batch)
+        return self._transact_once(work)
 
-    def _write_once(self, batch: Sequence[Record]) -> None:
-        polls = [record for record in batch if isinstance(record, Poll)]
-        leases = [record for record in batch if isinstance(record, StoredLease)]
-        events = [record for record in batch if isinstance(record, Event)]
+    def _transact_once(self, work: Callable[[Connection], _T]) -> _T:
         self._need_tables()
         with self._engine.begin() as connection:
             if connection.dialect.name == "sqlite":
                 # what is read below must not change until it is written
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            events += write_polls(connection, polls)
-            write_leases(connection, leases)
-            _insert(connection, events)
-            self._unkept += len(events)
-            if self._unkept >= _TRIM_AFTER:
-                trim(connection)
-                self._unkept = 0
+            return work(connection)
+
+
+def _bring(connection: Connection, polls: Sequence[Poll], now: int) -> list[Poll]:
+    taken: list[Poll] = []
+    for start in range(0, len(polls), BATCH):
+        news = newer(connection, polls[start : start + BATCH], now)
+        _insert(connection, write_polls(connection, news))
+        taken += news
+    trim(connection)
+    return taken
 
 
 def _insert(connection: Connection, events: Sequence[Event]) -> None:

@@ -41,31 +41,30 @@ def with_lease_policy(text: str, scope: Scope, policy: LeasePolicy | None) -> st
     """
     before = parse_settings(text.encode())
     rules = dict(before.lease_rules)
-    if policy is None and rules.pop(scope, None) is None:
-        raise NoAssignment(FILE, f"no policy for {scope}")
-    if scope == DEFAULT and policy is not None:
+    if policy is None:
+        if rules.pop(scope, None) is None:
+            raise NoAssignment(FILE, f"no policy for {scope}")
+        wanted = replace(before, lease_rules=rules)
+        return edited(
+            FILE, text, lambda top: _remove(top, scope), parse_settings, wanted
+        )
+    if scope == DEFAULT:
         wanted = replace(before, lease_days=policy.days, shorten=policy.shorten)
     else:
-        rules |= {} if policy is None else {scope: policy}
-        wanted = replace(before, lease_rules=rules)
+        wanted = replace(before, lease_rules={**rules, scope: policy})
     return edited(
         FILE, text, lambda top: _put(top, scope, policy), parse_settings, wanted
     )
 
 
-def _put(document: Members, scope: Scope, policy: LeasePolicy | None) -> None:
-    lease = table_in(FILE, document, "lease")
-    if scope == DEFAULT:
-        _fill(lease, policy)
-        return
-    named = table_in(FILE, lease, str(scope.kind))
-    if policy is None:
-        del named[scope.name]
-    else:
-        _fill(table_in(FILE, named, scope.name), policy)
-
-
-def _fill(table: Members, policy: LeasePolicy | None) -> None:
-    for key, value in (LeasePolicy() if policy is None else policy)._asdict().items():
+def _put(document: Members, scope: Scope, policy: LeasePolicy) -> None:
+    table = table_in(FILE, document, "lease")
+    if scope != DEFAULT:
+        table = table_in(FILE, table_in(FILE, table, str(scope.kind)), scope.name)
+    for key, value in policy._asdict().items():
         if table.get(key) != value:
             table[key] = value
+
+
+def _remove(document: Members, scope: Scope) -> None:
+    del table_in(FILE, table_in(FILE, document, "lease"), str(scope.kind))[scope.name]

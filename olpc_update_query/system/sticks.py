@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from olpc_update_query.system.files import disk_errors, write_all
+from olpc_update_query.system.mounts import type_of_file_system
 
 FAT_LIMIT: Final = (4 << 30) - 1
 """Bytes of the largest file on FAT."""
@@ -18,7 +19,6 @@ FAT_LIMIT: Final = (4 << 30) - 1
 _FAT: Final = frozenset({"vfat", "msdos", "fuse.fusefat"})
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MOUNTS = Path("/proc/self/mountinfo")
 
 
 @contextlib.contextmanager
@@ -114,10 +114,4 @@ def remove_leftovers(place: int) -> None:
 
 def is_fat(path: Path) -> bool:
     """Tell whether a directory is on FAT, which holds no file of 4 GiB."""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in _MOUNTS.read_text(errors="replace").splitlines():
-        fields, _, rest = line.partition(" - ")
-        if fields.split()[2] == wanted:
-            return rest.split()[0] in _FAT
-    return False
+    return type_of_file_system(path) in _FAT
