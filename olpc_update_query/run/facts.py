@@ -72,8 +72,14 @@ def look(machine: Machine) -> Facts:
     except errors.NoVersions as error:
         lacks = error.path
     now = max(machine.clock.now(), floor(machine))
-    lease = installed_lease(machine.root, machine.identity, machine.ring, now)
-    return Facts(layout, lease, now, is_marked_stolen(machine.root), lacks)
+    stolen = is_marked_stolen(machine.root)
+    return Facts(layout, _lease(machine, now), now, stolen, lacks)
+
+
+def _lease(machine: Machine, now: int) -> Lease | None:
+    if isinstance(machine.who, errors.NoIdentity):
+        return None
+    return installed_lease(machine.root, machine.who, machine.ring, now)
 
 
 def floor(machine: Machine) -> int:

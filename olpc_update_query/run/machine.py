@@ -49,7 +49,7 @@ class Machine:
         root: Where its file system begins.
         settings: What its administrator wants.
         ring: The keys it trusts.
-        identity: Who it is.
+        who: Who it is, or why nobody knows.
         work: Where the program keeps its things.
         clock: Its clocks.
         draw: The dice, 0 <= draw < 1.
@@ -58,10 +58,21 @@ class Machine:
     root: Path
     settings: Settings
     ring: KeyRing
-    identity: Identity
+    who: Identity | errors.NoIdentity
     work: WorkArea
     clock: Clock
     draw: Callable[[], float] = draw_fraction
+
+    @property
+    def identity(self) -> Identity:
+        """Who it is.
+
+        Raises:
+            NoIdentity: Nobody knows.
+        """
+        if isinstance(self.who, errors.NoIdentity):
+            raise self.who
+        return self.who
 
     @property
     def asker(self) -> StateStore:
@@ -81,18 +92,27 @@ class Machine:
 def this_machine(root: Path, settings: Settings) -> Machine:
     """Find out what a run has to know about the laptop below ``root``.
 
+    Who it is may be unknown, for then it can still go back to a build that works.
+
     Raises:
-        ConfigError: It has no usable serial number or UUID.
+        ConfigError: Its keys or its work area cannot be used.
     """
-    given = (settings.serial, settings.uuid)
     return Machine(
         root=root,
         settings=settings,
         ring=load_keys(root, threshold=settings.key_threshold),
-        identity=identity(root, given if any(given) else None),
+        who=_who(root, settings),
         work=work_area(root),
         clock=SystemClock(),
     )
+
+
+def _who(root: Path, settings: Settings) -> Identity | errors.NoIdentity:
+    given = (settings.serial, settings.uuid)
+    try:
+        return identity(root, given if any(given) else None)
+    except errors.NoIdentity as error:
+        return error
 
 
 # --- the asker's process ---------------------------------------------------------

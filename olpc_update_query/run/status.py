@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from olpc_update_query import errors
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.perform_update.trial import State
@@ -46,7 +47,7 @@ def gather(machine: Machine, facts: Facts) -> dict[str, Json]:
     due = machine.asker.read_due()
     keys = {role: sum(key.role is role for key in machine.ring) for role in Role}
     return {
-        "serial": machine.identity.serial,
+        "serial": _serial(machine),
         "stream": machine.settings.stream or None,
         **_builds(facts.layout),
         "on_trial": _trial(facts.layout),
@@ -68,6 +69,12 @@ def gather(machine: Machine, facts: Facts) -> dict[str, Json]:
         "free_space": free_bytes(machine.work.top),
         "unfinished": _bytes_below(machine.work.asker / "downloads"),
     }
+
+
+def _serial(machine: Machine) -> str:
+    if isinstance(machine.who, errors.NoIdentity):
+        return f"unknown: {machine.who}"
+    return machine.who.serial
 
 
 def _builds(layout: Layout | None) -> dict[str, Json]:

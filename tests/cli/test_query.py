@@ -195,6 +195,9 @@ def test_no_identity(root: Path) -> None:
     done = query(root)
     assert done.code == 29
     assert "serial" in done.err
+    assert query(root, "status").lines[0].startswith("serial:         unknown: ")
+    assert query(root, "hold").code == query(root, "release").code == 0
+    assert "(exit code 29)" in query(root, "history").out
 
 
 def test_a_directory_of_somebody_else(root: Path, server: ServerSimulator) -> None:

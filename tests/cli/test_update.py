@@ -389,6 +389,14 @@ def test_rollback(school: School) -> None:
     assert boots(school.root) == "762"
 
 
+def test_goes_back_without_knowing_who_it_is(school: School) -> None:
+    update(school.root, "762")
+    (school.root / "ofw/mfg-data/SN").write_text("")
+    assert update(school.root, "760").code == 29
+    assert update(school.root, "--rollback").code == 0
+    assert boots(school.root) == "760"
+
+
 def test_purge_and_sticky(school: School) -> None:
     update(school.root, "762")
     assert update(school.root, "--purge", "762").code == 40
