@@ -32,6 +32,7 @@ from olpc_update_query.server.downloads import open_published, reply
 from olpc_update_query.server.hashcash import Gate
 from olpc_update_query.server.keys import LoadedKey
 from olpc_update_query.server.pages import FRESH, Pages, show_json
+from olpc_update_query.server.replacing import settle_at_start
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.host import SystemClock
@@ -75,6 +76,10 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
     settings = site.settings()
     site.laptops()
     site.rollout()
+    try:
+        settle_at_start(site.builds)
+    except UpdateError as error:  # `check` says what it means
+        _log.warning("what was cut short stays as it is: %s", error)
     reports = Reports(site.reports)
     app = Flask("olpc_update_query.server")
     app.url_map.merge_slashes = False

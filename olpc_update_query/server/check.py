@@ -23,6 +23,7 @@ from olpc_update_query.server.keys import (
     site_ring,
 )
 from olpc_update_query.server.leases import EARLIEST
+from olpc_update_query.server.replacing import missing
 from olpc_update_query.server.rollout import Kind, Rollout, Scope
 from olpc_update_query.server.site import Site
 from olpc_update_query.trust.keys import Role
@@ -177,6 +178,10 @@ def _again(site: Site, name: BuildId) -> str:
 
 
 def _check_strays(site: Site) -> Iterator[Finding]:
+    for name in missing(site.builds):
+        text = "replacing it was cut short, and no laptop can fetch it"
+        mend = "Start `serve` or `mirror`: either puts it back."
+        yield Finding(Weight.ERROR, f"build {name}", text, mend)
     known = {str(name) for name in site.build_names()}
     for path in sorted(site.builds.glob("[!.]*")):
         if path.name not in known:

@@ -2,16 +2,14 @@
 
 import os
 import shutil
-from typing import Final
 
 from olpc_update_query.errors import StillNeeded
 from olpc_update_query.model.wire import BuildId
+from olpc_update_query.server.replacing import GONE, settle
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.site import Site
 from olpc_update_query.server.steer import Actor
 from olpc_update_query.system.files import disk_errors, fsync_directory, hold_lock
-
-_GONE: Final = ".gone-"
 
 
 def unpublish(site: Site, actor: Actor, build: BuildId) -> None:
@@ -33,11 +31,11 @@ def unpublish(site: Site, actor: Actor, build: BuildId) -> None:
     published = site.need_build(build)
     if build in site.rollout().builds():
         raise StillNeeded(f"build {build}", "is still assigned")
-    gone = site.builds / f"{_GONE}{build}"
+    gone = site.builds / f"{GONE}{build}"
     purpose = f"unpublish {build}"
     lock = hold_lock(site.builds / ".lock", purpose, mode=0o644)
     with site.change(actor.name, purpose), lock:
-        shutil.rmtree(gone, ignore_errors=True)  # what was cut short before
+        settle(site.builds)
         with disk_errors(site.builds):
             os.rename(published.path, gone)
             fsync_directory(site.builds)

@@ -31,10 +31,10 @@ from olpc_update_query.run.places import (
     url_of,
 )
 from olpc_update_query.server.pulling import Pull
+from olpc_update_query.server.replacing import replace_build, settle_at_start
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.files import (
     disk_errors,
-    fsync_directory,
     hold_lock,
     replace_file,
     sync_filesystem,
@@ -152,6 +152,7 @@ def mirror(
     with disk_errors(site.builds):
         site.builds.mkdir(parents=True, exist_ok=True)
     with hold_lock(site.builds / ".mirror.lock", "mirror"):
+        settle_at_start(site.builds)
         listed = list(names) or upstream.list()
         bases = sorted({*listed, *site.build_names()})[-_MOST_BASES:]
         if not names:
@@ -210,13 +211,13 @@ class _Mirror:
         """
         trusted = self._upstream.order(build, self._clock.now())
         builds = self._site.builds
-        here = self._site.find_build(build)
+        here, stage = self._site.find_build(build), builds / f"{_STAGE}{build}"
         if here is not None and here.contents == trusted.order.contents:
             self._renew_order(here.path / ORDER, trusted)
+            shutil.rmtree(stage, ignore_errors=True)  # a cut after it was exchanged
             return None
         if here is not None:
             self._refuse_older(here.path / ORDER, trusted)
-        stage = builds / f"{_STAGE}{build}"
         with disk_errors(builds):
             _prepare(stage, trusted)
             crew = Crew(
@@ -254,13 +255,8 @@ class _Mirror:
         for path in (stage, *stage.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
         sync_filesystem(stage)
-        with hold_lock(target.parent / ".lock", f"mirror {build}"):
-            aside = target.with_name(f".old-{build}")
-            if target.exists():
-                target.rename(aside)
-            stage.rename(target)
-            fsync_directory(target.parent)
-            shutil.rmtree(aside, ignore_errors=True)
+        with hold_lock(target.parent / ".lock", f"mirror {build}", mode=0o644):
+            replace_build(stage, target)
 
 
 def _prepare(stage: Path, trusted: TrustedOrder) -> None:
