@@ -19,6 +19,7 @@ from olpc_update_query.server.delegations import (
     file_name,
     parse_delegations,
 )
+from olpc_update_query.server.rotations import FILE
 from olpc_update_query.server.signing import Signer
 from olpc_update_query.server.site import Site
 from olpc_update_query.server.watch import Signature, signature
@@ -79,13 +80,24 @@ def site_ring(site: Site) -> KeyRing:
     Raises:
         DamagedSite: ``keys.sig`` is malformed.
     """
-    given = [
-        key
-        for role in Role
-        for path in _files(site, role, "public")
-        if (key := _public(role, path)) is not None
-    ]
+    given = [key for role in Role for key in _given(site, role)]
     return follow((one.raw for one in site.statements()), KeyRing(given)).ring
+
+
+def own_keys(site: Site, role: Role) -> list[PublicKey]:
+    """Return all keys that this site has or had, as far as their files are there.
+
+    Raises:
+        DamagedSite: ``keys.sig`` is malformed.
+    """
+    made = [one.statement for one in site.statements() if one.statement.role is role]
+    added = [PublicKey(role, der, FILE) for one in made for der in one.add]
+    return [*_given(site, role), *added]
+
+
+def _given(site: Site, role: Role) -> list[PublicKey]:
+    found = (_public(role, path) for path in _files(site, role, "public"))
+    return [key for key in found if key is not None]
 
 
 def _public(role: Role, path: Path) -> PublicKey | None:

@@ -1,6 +1,7 @@
 """The signed orders that lie beside builds, for sticks and ``olpc-update BUILD``."""
 
 from olpc_update_query.model.orders import Order, OrderFile
+from olpc_update_query.server.above import is_from_above
 from olpc_update_query.server.publish import OrderFacts
 from olpc_update_query.server.signing import Signer, make_order
 from olpc_update_query.server.site import Site
@@ -22,6 +23,9 @@ def order_for(facts: OrderFacts, signer: Signer, now: int) -> bytes:
 def sign_orders_again(site: Site, signer: Signer, now: int) -> int:
     """Sign every order anew, because the key that signed them is retired.
 
+    What `mirror` has brought stays as the higher site has signed it: its laptops trust
+    no key of this one.
+
     Args:
         site: The site.
         signer: The key that signs now.
@@ -33,7 +37,11 @@ def sign_orders_again(site: Site, signer: Signer, now: int) -> int:
     count = 0
     for name in site.build_names():
         build = site.find_build(name)
-        if build is not None and (build.path / "order").exists():
+        if (
+            build is not None
+            and (build.path / "order").exists()
+            and not is_from_above(site, build.path)
+        ):
             facts = OrderFacts(build.build, build.contents, build.size)
             replace_file(build.path / "order", order_for(facts, signer, now))
             count += 1

@@ -1,5 +1,6 @@
 """A site that changes its keys."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from olpc_update_query.errors import (
     UntrustedStatement,
 )
 from olpc_update_query.model.messages import Query
+from olpc_update_query.model.wire import BuildId, Sha256
 from olpc_update_query.server import rotating
 from olpc_update_query.server.answers import Answerer
 from olpc_update_query.server.keys import load_key, make_keys, site_ring
-from olpc_update_query.server.orders import sign_orders_again
+from olpc_update_query.server.orders import order_for, sign_orders_again
+from olpc_update_query.server.publish import OrderFacts
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rotations import Made, needed, parse_statements
 from olpc_update_query.server.site import Site
@@ -197,6 +200,27 @@ def test_orders_are_signed_again(tmp_path: Path) -> None:
     keys = KeyRing([public("new", Role.OATS)])
     assert open_order(raw, ring=keys, serial=SERIAL, now=NOW).order.build == "762"
     assert not (site.builds / "760/order").exists()
+
+
+def test_orders_of_the_higher_site_stay_as_they_are(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    facts = OrderFacts(BuildId("762"), sha256_of(add_build(site, "762")), 99)
+    (site.keys / "above-oats.public").write_bytes(signer("school").public)
+    theirs = order_for(facts, signer("school"), NOW)
+    (site.builds / "762/order").write_bytes(theirs)
+    add_build(site, "mine")
+    facts = OrderFacts(BuildId("mine"), facts.contents, 99)
+    (site.builds / "mine/order").write_bytes(order_for(facts, signer("oats"), NOW))
+    for name in ("2027", "2028"):
+        rotating.rotate(site, Role.OATS, name, NOW)
+        assert sign_orders_again(site, load_key(site, Role.OATS), NOW) == 1
+    assert (site.builds / "762/order").read_bytes() == theirs
+    raw, keys = (site.builds / "mine/order").read_bytes(), site_ring(site)
+    assert open_order(raw, ring=keys, serial=SERIAL, now=NOW).order.build == "mine"
+
+
+def sha256_of(data: bytes) -> Sha256:
+    return Sha256(hashlib.sha256(data).hexdigest())
 
 
 def test_sticks_carry_the_statements(tmp_path: Path) -> None:
