@@ -190,7 +190,7 @@ def _size(count: int) -> str:
     "names",
     callback=read_builds,
     multiple=True,
-    help="Only this build instead of all that are there; may be repeated.",
+    help="This build, of use or not; may be repeated.",
 )
 @click.option(
     "--key",
@@ -200,9 +200,11 @@ def _size(count: int) -> str:
 def mirror(url: str, site: Path, names: tuple[BuildId, ...], key: Path | None) -> None:
     """Fetch builds from the site that is served at URL, such as http://national/.
 
-    What is here is not fetched again, and what a cut link or a killed run has fetched
-    is kept: run it again, by cron for example. A build is served when all of it is
-    here.
+    Without --build these are the ones that are assigned here, those that are here and
+    were published anew, and the newest. What is here is not fetched again, and what a
+    cut link or a killed run has fetched is kept: run it again, by a timer for example.
+    A build is served when all of it is here.
+
     URL may also be the directory of a stick that `usb` made.
     """
     from olpc_update_query.server.keys import above_path

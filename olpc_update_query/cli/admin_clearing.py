@@ -25,7 +25,11 @@ def unpublish(site: Path, build: BuildId) -> None:
 @SITE
 @click.option("--dry-run", is_flag=True, help="Only tell which.")
 def gc(site: Path, dry_run: bool) -> None:
-    """Delete the builds that are not assigned and that no laptop runs."""
+    """Delete the builds that are not assigned and that no laptop runs.
+
+    Of those that `mirror` has brought, the newest stays.
+    """
+    from olpc_update_query.server.clearing import drop_attempts
     from olpc_update_query.server.clearing import unpublish as delete
 
     opened = open_site(site)
@@ -34,8 +38,10 @@ def gc(site: Path, dry_run: bool) -> None:
         if not dry_run:
             delete(opened, actor(), build)
         say(f"Build {build} {'is of no use' if dry_run else 'is deleted'}.")
+    if not dry_run:
+        drop_attempts(opened)
     if not found:
-        say("Every published build is assigned, or runs somewhere.")
+        say("Every published build is assigned, runs somewhere, or is the newest.")
     elif dry_run:
         say(f"Next: {PROGRAM} gc {site}")
 

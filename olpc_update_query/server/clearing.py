@@ -2,9 +2,12 @@
 
 import os
 import shutil
+from contextlib import suppress
 
-from olpc_update_query.errors import StillNeeded
+from olpc_update_query.errors import Busy, StillNeeded
 from olpc_update_query.model.wire import BuildId
+from olpc_update_query.server.above import from_above, latest
+from olpc_update_query.server.publish import forget_attempts
 from olpc_update_query.server.replacing import GONE, settle
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.site import Site
@@ -43,7 +46,10 @@ def unpublish(site: Site, actor: Actor, build: BuildId) -> None:
 
 
 def unused(site: Site, reports: Reports) -> list[BuildId]:
-    """Return published builds that are not assigned and that no laptop says it runs.
+    """Return published builds that are of no use any more.
+
+    They are not assigned, no laptop says that it runs them, and of those that `mirror`
+    has brought there is a newer one: neither does it bring them again.
 
     Raises:
         DamagedSite: A file of the site is malformed.
@@ -51,5 +57,17 @@ def unused(site: Site, reports: Reports) -> list[BuildId]:
     """
     reports.flush()
     running = {build for build, _, _ in reports.positions().values()}
-    needed = site.rollout().builds() | running
+    needed = site.rollout().builds() | running | latest(from_above(site))
     return [build for build in site.build_names() if build not in needed]
+
+
+def drop_attempts(site: Site) -> None:
+    """Delete what is left of publications that were cut short, unless one is going on.
+
+    Raises:
+        NotPermitted, DiskFailed: It cannot be deleted.
+    """
+    lock = hold_lock(site.builds / ".lock", "gc", mode=0o644)
+    with suppress(Busy), disk_errors(site.builds), lock:
+        settle(site.builds)
+        forget_attempts(site.builds)

@@ -30,6 +30,7 @@ from olpc_update_query.run.places import (
     read_whole,
     url_of,
 )
+from olpc_update_query.server.above import NOBODY, from_above, latest
 from olpc_update_query.server.pulling import Pull
 from olpc_update_query.server.replacing import replace_build, settle_at_start
 from olpc_update_query.server.site import Site
@@ -44,7 +45,6 @@ from olpc_update_query.trust.keys import KeyRing
 
 _STAGE: Final = ".mirror-"
 _MOST_BASES: Final = 24
-_NOBODY: Final = ""  # orders beside builds are for every laptop
 
 
 class Pulled(NamedTuple):
@@ -97,7 +97,7 @@ class Upstream:
             TrustError: It is not for this build, or not signed by a key we know.
         """
         raw = read_whole(self.transport, self._place(build) + ORDER, LARGEST_ORDER)
-        found = open_order(raw, ring=self.ring, serial=_NOBODY, now=now)
+        found = open_order(raw, ring=self.ring, serial=NOBODY, now=now)
         if found.order.build != build:
             reason = f"it is for build {found.order.build}, not {build}"
             raise errors.UntrustedAnswer("order", reason)
@@ -136,7 +136,8 @@ def mirror(
     Args:
         site: Where they go.
         upstream: Where they are.
-        names: Which; empty for all.
+        names: Which; empty for those that are here, those that are assigned, and the
+            newest.
         clock: For pauses, and for expiries.
         progress: Who is told.
 
@@ -153,12 +154,14 @@ def mirror(
         site.builds.mkdir(parents=True, exist_ok=True)
     with hold_lock(site.builds / ".mirror.lock", "mirror"):
         settle_at_start(site.builds)
-        listed = list(names) or upstream.list()
-        bases = sorted({*listed, *site.build_names()})[-_MOST_BASES:]
+        here, wanted = site.build_names(), list(names)
+        listed = wanted or upstream.list()
+        bases = sorted({*listed, *here})[-_MOST_BASES:]
         if not names:
-            _drop_stages(site.builds, listed)
+            wanted = _of_use(site, here, listed)
+            _drop_stages(site.builds, wanted)
         wrong: list[errors.TrustError] = []
-        for build in listed:
+        for build in wanted:
             try:
                 pulled = _Mirror(site, upstream, clock, progress).pull(build, bases)
             except errors.TrustError as error:
@@ -171,10 +174,19 @@ def mirror(
             raise wrong[0]
 
 
-def _drop_stages(builds: Path, listed: Collection[BuildId]) -> None:
-    """Forget what was begun of builds that are no longer there."""
+def _of_use(
+    site: Site, here: Sequence[BuildId], listed: Sequence[BuildId]
+) -> list[BuildId]:
+    """Return which of the other site's builds this one wants; `gc` deletes no such."""
+    needed = {*here, *site.rollout().builds()}
+    needed |= latest({*from_above(site), *listed})
+    return [build for build in listed if build in needed]
+
+
+def _drop_stages(builds: Path, wanted: Collection[BuildId]) -> None:
+    """Forget what was begun of builds that are no longer there or of use."""
     for stage in builds.glob(f"{_STAGE}*"):
-        if stage.name.removeprefix(_STAGE) not in listed:
+        if stage.name.removeprefix(_STAGE) not in wanted:
             shutil.rmtree(stage, ignore_errors=True)
 
 
@@ -244,7 +256,7 @@ class _Mirror:
         """Refuse an order that was replaced by the one that is here."""
         try:
             ours = open_order(
-                path.read_bytes(), ring=self._upstream.ring, serial=_NOBODY, now=0
+                path.read_bytes(), ring=self._upstream.ring, serial=NOBODY, now=0
             )
         except (FileNotFoundError, errors.TrustError):
             return

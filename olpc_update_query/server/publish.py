@@ -217,6 +217,12 @@ def _put_aside(builds: Path, stage: Path) -> None:
         shutil.rmtree(path)
 
 
+def forget_attempts(builds: Path) -> None:
+    """Delete what attempts left behind that were killed; only under the lock."""
+    for path in (*builds.glob(f"{_STAGE}*"), builds / _LEFT):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _begun(directory: Path) -> int:
     """Return how much of a pack is there; 0 without the lines that say what it is."""
     if not (directory / LINES).is_file():

@@ -19,10 +19,14 @@ from olpc_update_query.model.wire import BuildId
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.perform_update.fetch import fetch
 from olpc_update_query.server.archive import digest_of
+from olpc_update_query.server.clearing import unpublish, unused
 from olpc_update_query.server.mirror import Pulled, Upstream, mirror
 from olpc_update_query.server.orders import order_for
 from olpc_update_query.server.publish import OrderFacts, publish
+from olpc_update_query.server.reports import Reports
+from olpc_update_query.server.rollout import DEFAULT, Assignment
 from olpc_update_query.server.site import Site
+from olpc_update_query.server.steer import Actor
 from olpc_update_query.server.verify import check_build
 from olpc_update_query.system.files import hold_lock
 from olpc_update_query.system.host import SystemClock
@@ -34,7 +38,7 @@ from tests.keys import SERIAL, ring, signer
 from tests.perform_update.published import StillClock, install, make_build
 from tests.server import served
 from tests.server.published import FIRST, SECOND, Story, files_of, flip, noise
-from tests.server.sites import make_site
+from tests.server.sites import assign, make_site
 from tests.trees import Node, build_tree
 
 NOW = 1_800_000_000
@@ -114,7 +118,7 @@ def test_builds_come_whole_and_once(nation: Nation) -> None:
     nation.publish(FIRST)
     build_tree(nation.tree, {"etc/motd": "other words", "lib/new": noise(70_000, 99)})
     nation.publish(SECOND, FIRST)
-    first, second = nation.pull()
+    first, second = nation.pull(FIRST, SECOND)
     assert (first.build, first.deltas) == (FIRST, ())
     assert (second.build, second.deltas) == (SECOND, (FIRST,))
     assert nation.is_the_same(FIRST)
@@ -138,6 +142,43 @@ def test_only_what_is_asked_for(nation: Nation) -> None:
     assert nation.site.build_names() == [SECOND]
     with pytest.raises(errors.BuildNotFound):
         nation.pull(BuildId("3"))
+
+
+def test_what_is_of_use_comes_and_stays(nation: Nation) -> None:
+    """What `mirror` would bring `gc` does not delete, and the other way round."""
+    below_a_nation(nation.site)
+    reports = Reports(nation.site.reports)
+    names = [BuildId(name) for name in ("1", "2", "3", "3-xo4", "10", "spring")]
+    for name in names:
+        nation.publish(name)
+    assign(nation.site, DEFAULT, Assignment(SECOND))
+    brought = ["2", "3-xo4", "10", "spring"]
+    assert [one.build for one in nation.pull()] == brought
+    assert unused(nation.site, reports) == []
+    assign(nation.site, DEFAULT, Assignment(BuildId("10")))
+    assert unused(nation.site, reports) == ["2"]
+    unpublish(nation.site, Actor("a test", NOW), SECOND)
+    assert nation.pull() == []
+    nation.publish(BuildId("11"))
+    nation.names.remove("10")
+    assert [one.build for one in nation.pull()] == ["11"]
+    assert unused(nation.site, reports) == []
+    shutil.rmtree(nation.www / "builds/11")
+    nation.names.remove("11")
+    nation.publish(BuildId("9"))
+    assign(nation.site, DEFAULT, None)
+    assert unused(nation.site, reports) == ["10"]
+    assert nation.pull() == [], "older than what is here"
+    reports.close()
+
+
+def below_a_nation(site: Site) -> None:
+    """Give a school a key of its own, and the nation's to prove builds with."""
+    for kind, data in (
+        ("oats.public", signer("school").public),
+        ("above-oats.public", signer("oats").public),
+    ):
+        (site.keys / kind).write_bytes(data)
 
 
 def test_a_link_that_is_cut_all_the_time(nation: Nation) -> None:
@@ -183,7 +224,7 @@ def test_a_build_that_is_not_signed_keeps_no_other_from_coming(nation: Nation) -
     facts = facts_of(first)
     (first / "order").write_bytes(sign(facts, key="stranger"))
     with pytest.raises(errors.UntrustedAnswer):
-        nation.pull()
+        nation.pull(FIRST, SECOND)
     assert nation.site.build_names() == [SECOND]
     (first / "order").write_bytes((nation.www / "builds/2/order").read_bytes())
     with pytest.raises(errors.UntrustedAnswer, match="it is for build 2, not 1"):
