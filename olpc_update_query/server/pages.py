@@ -5,7 +5,7 @@ Whoever ``status_page`` in site.toml admits may look. Only who knows the passwor
 """
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias, TypeVar
 
 from flask import Flask, Response, redirect, render_template, request
@@ -19,6 +19,7 @@ from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.ports import Clock
 from olpc_update_query.server import steer
 from olpc_update_query.server.exports import csv_lines, metrics
+from olpc_update_query.server.forms import LeaseForm, value_of, wrong_timezone
 from olpc_update_query.server.laptops import (
     Laptop,
     normal_serial,
@@ -89,6 +90,8 @@ class Pages:
             ("/pause", self.pause),
             ("/stolen", self.stolen),
             ("/approve", self.approve),
+            ("/leases", self.leases),
+            ("/timezone", self.timezone),
         ):
             app.post(path)(change)
 
@@ -96,10 +99,29 @@ class Pages:
 
     def index(self) -> Reply:
         """Show who runs what, and whom somebody should look at."""
-        login, view = self._visitor(), self._look()
-        total = sum(view.running.values())
+        return self._index(self._visitor())
+
+    def _index(
+        self,
+        login: Login | None,
+        form: LeaseForm | None = None,
+        timezone: str = "",
+        wrong: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Show the first page, with what is wrong beside the fields of a form."""
+        view = self._look()
         return self._page(
-            "index.html", login, view=view, total=total, troubles=_TROUBLES
+            "index.html",
+            login,
+            BadRequest.code if wrong else None,
+            view=view,
+            total=sum(view.running.values()),
+            troubles=_TROUBLES,
+            whom=self._whom(),
+            value_of=value_of,
+            form=form,
+            timezone=timezone or view.timezone,
+            wrong=wrong or {},
         )
 
     def status(self) -> Reply:
@@ -228,6 +250,38 @@ class Pages:
             raise NotFound
         steer.approve(self._site, actor, [serial])
         return redirect(_root(), 303)
+
+    def leases(self) -> Reply:
+        """Say how long the leases of some laptops last."""
+        actor, rules = self._administrator(), self._site.settings().lease_rules
+        form = LeaseForm.read(request.form, self._whom(), rules)
+        if form.wrong:
+            return self._index(self._visitor(), form, wrong=form.wrong)
+        if form.clear:
+            steer.clear_lease_policy(self._site, actor, form.whom)
+        else:
+            days, shorten = int(form.days), form.shorten
+            steer.set_lease_policy(
+                self._site, actor, form.whom, days=days, shorten=shorten
+            )
+        return redirect(f"{_root()}#leases", 303)
+
+    def timezone(self) -> Reply:
+        """Say where the school is."""
+        actor, name = self._administrator(), _field("timezone")
+        wrong = wrong_timezone(name)
+        if wrong:
+            return self._index(self._visitor(), timezone=name, wrong=wrong)
+        steer.set_timezone(self._site, actor, name)
+        return redirect(f"{_root()}#leases", 303)
+
+    def _whom(self) -> list[Scope]:
+        """Return for whom there can be leases of another length."""
+        laptops = self._site.laptops().values()
+        groups = {Scope(Kind.GROUP, one.group) for one in laptops if one.group}
+        streams = {Scope(Kind.STREAM, one.stream) for one in laptops if one.stream}
+        rules = self._site.settings().lease_rules
+        return [DEFAULT, *sorted({*groups, *streams, *rules})]
 
     def _administrator(self) -> steer.Actor:
         """Return who changes something.

@@ -99,6 +99,19 @@ SPANISH: Final[Mapping[str, str]] = {
     "told to run": "tiene orden de usar",
     "until %(time)s": "hasta %(time)s",
     "when": "cuándo",
+    "Change how long leases last": "Cambiar cuánto duran las concesiones",
+    "Leases for": "Concesiones para",
+    "Days (0: no leases)": "Días (0: sin concesiones)",
+    "Shorten those that end later": "Acortar las que vencen más tarde",
+    "As for everybody else": "Como para todos los demás",
+    "Change": "Cambiar",
+    "Time zone": "Zona horaria",
+    "Set the time zone": "Poner la zona horaria",
+    "There is no such group or stream.": "No hay tal grupo ni canal.",
+    "Choose a group or a stream.": "Elija un grupo o un canal.",
+    "It is so already.": "Ya es así.",
+    "Write a number from 0 to 3650.": "Escriba un número de 0 a 3650.",
+    "This server knows no such time zone.": "Este servidor no conoce esa zona horaria.",
 }
 """English text to Spanish."""
 

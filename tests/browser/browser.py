@@ -140,9 +140,9 @@ class Browser:
         """Where the page is."""
         return urlsplit(self._driver.current_url).path
 
-    def run(self, script: str) -> Any:
+    def run(self, script: str, *arguments: WebElement) -> Any:
         """Run a script in the page and return what it returns."""
-        return self._driver.execute_script(script)
+        return self._driver.execute_script(script, *arguments)
 
     def overflow(self) -> int:
         """Return by how many pixels the page is wider than the window."""
@@ -163,6 +163,13 @@ class Browser:
             and node["role"]["value"] in _WANTS_A_NAME
             and not node.get("name", {}).get("value", "").strip()
         ]
+
+    def is_in_sight(self, element: WebElement) -> bool:
+        """Tell whether a person sees it without scrolling."""
+        height = int(self.run("return window.innerHeight"))
+        seen = element.is_displayed() and element.rect["height"] > 0
+        top = int(self.run("return arguments[0].getBoundingClientRect().top", element))
+        return seen and 0 <= top < height
 
     def requests(self) -> list[str]:
         """Return the URLs that were asked for since the last call."""

@@ -17,9 +17,11 @@ from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import Query
 from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server.laptops import Laptop
+from olpc_update_query.server.leasepolicy import LeasePolicy
 from olpc_update_query.server.login import TRIES, set_password
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
 from olpc_update_query.server.site import Site
+from olpc_update_query.server.steer import Actor, set_lease_policy
 from tests.browser.browser import DESK, PHONE, Browser, browse
 from tests.keys import SERIAL, UUID
 from tests.server.served import Served, serve
@@ -306,6 +308,54 @@ def test_a_build_is_assigned_raised_paused_and_resumed(desk: Desk) -> None:
         "web_127.0.0.1: resume everything",
     ):
         assert change in told
+
+
+def test_a_group_gets_leases_of_its_own(desk: Desk) -> None:
+    """On a phone, in Spanish, without scripts; what is wrong stands in sight."""
+    browser = desk.browser
+    browser.become(PHONE, "es")
+    browser.command("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        desk.log_in()
+        browser.fill("Concesiones para", "grupo 5B")
+        browser.press("Cambiar")
+        wrong = browser.find("#wrong-days")
+        assert wrong.text == "Escriba un número de 0 a 3650."
+        assert browser.is_in_sight(wrong)
+        assert browser.find("select[name=whom]").get_attribute("value") == "group:5B"
+        assert browser.overflow() <= 0
+        assert browser.nameless() == []
+        browser.keep_picture("wrong days 320 es")
+        browser.fill("Días (0: sin concesiones)", "60")
+        browser.find("input[name=shorten]").click()
+        browser.press("Cambiar")
+        assert not browser.has("[id^=wrong]")
+        assert browser.is_in_sight(browser.find("#leases"))
+    finally:
+        browser.command("Emulation.setScriptExecutionDisabled", value=False)
+    scope = Scope(Kind.GROUP, "5B")
+    assert desk.site.settings().lease_rules == {scope: LeasePolicy(60, True)}
+    assert "grupo 5B 60 días las más largas se acortan" in browser.text
+    told = "web_127.0.0.1: leases for group 5B: days 60, shorten True"
+    assert told in desk.changes()
+
+
+def test_a_group_gets_what_all_get_and_the_school_its_time(desk: Desk) -> None:
+    browser, group = desk.browser, Scope(Kind.GROUP, "5B")
+    set_lease_policy(desk.site, Actor("a test", 0), group, days=9)
+    desk.log_in()
+    browser.fill("Leases for", "group 5B")
+    browser.find("input[name=clear]").click()
+    browser.press("Change")
+    assert desk.site.settings().lease_rules == {}
+    browser.fill("Time zone", "America/Nowhere")
+    browser.press("Set the time zone")
+    assert browser.find("#wrong-timezone").is_displayed()
+    browser.fill("Time zone", "America/Lima")
+    browser.press("Set the time zone")
+    assert desk.site.settings().timezone == "America/Lima"
+    told = "web_127.0.0.1: leases for group 5B: as for every other laptop"
+    assert told in desk.changes()
 
 
 def test_the_browser_itself_refuses_a_silly_percentage(desk: Desk) -> None:

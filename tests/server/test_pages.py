@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
+from markupsafe import escape
 from werkzeug.test import TestResponse
 
 from olpc_update_query.model.canonical import Json
@@ -14,6 +15,7 @@ from olpc_update_query.server import words
 from olpc_update_query.server.app import create_app
 from olpc_update_query.server.exports import csv_lines
 from olpc_update_query.server.laptops import Laptop
+from olpc_update_query.server.leasepolicy import LeasePolicy
 from olpc_update_query.server.login import (
     LASTS,
     PERIOD,
@@ -122,7 +124,8 @@ def test_every_word_of_the_pages_has_its_spanish(browser: Browser) -> None:
     browser.reports.flush()
     facts = look_at(browser.site, browser.reports, LAPTOP, NOW).keys()
     used |= {name.replace("_", " ") for name in facts - {"uuid", "events"}}
-    source = Path(words.__file__).with_name("pages.py").read_text()
+    places = [Path(words.__file__).with_name(name) for name in ("pages.py", "forms.py")]
+    source = "".join(path.read_text() for path in places)
     missing = used - words.SPANISH.keys()
     assert not missing
     unused = {text for text in words.SPANISH if text not in used | {"number", "when"}}
@@ -248,12 +251,15 @@ CHANGES = [
     ("/pause", {"paused": "yes"}),
     ("/stolen", {"serial": SERIAL, "stolen": "yes"}),
     ("/approve", {"serial": "STRANGER"}),
+    ("/leases", {"whom": "group:5B", "days": "60"}),
+    ("/timezone", {"timezone": "America/Lima"}),
     ("/logout", {}),
 ]
 
 
 def state(site: Site) -> list[bytes]:
-    return [(site.path / name).read_bytes() for name in ("rollout.toml", "laptops.csv")]
+    names = ("rollout.toml", "laptops.csv", "site.toml")
+    return [(site.path / name).read_bytes() for name in names]
 
 
 @pytest.mark.parametrize(("path", "fields"), CHANGES, ids=[path for path, _ in CHANGES])
@@ -306,6 +312,85 @@ def test_nonsense_is_not_assigned(
     before = state(browser.site)
     reply = browser.change("/assign", **fields)
     assert (reply.status_code, len(reply.text.splitlines()) <= 2) == (status, True)
+    assert state(browser.site) == before
+
+
+def test_a_group_gets_leases_of_its_own(browser: Browser) -> None:
+    browser.log_in()
+    reply = browser.change("/leases", whom="group:5B", days="60", shorten="on")
+    assert (reply.status_code, reply.headers["Location"]) == (303, "/#leases")
+    scope = Scope(Kind.GROUP, "5B")
+    assert browser.site.settings().lease_rules == {scope: LeasePolicy(60, True)}
+    log = (browser.site.path / "changes.log").read_text()
+    told = "20270115T080000Z web_127.0.0.1: leases for group 5B: days 60, shorten True"
+    assert told in log
+    page = browser.client.get("/").text
+    assert '<td>group 5B</td>\n<td class="number">60 days</td>' in page
+    assert browser.change("/leases", whom="everybody", days="0").status_code == 303
+    assert browser.site.settings().lease_policy == LeasePolicy(0, False)
+    assert browser.change("/leases", whom="group:5B", clear="on").status_code == 303
+    assert browser.site.settings().lease_rules == {}
+    assert browser.change("/timezone", timezone="America/Lima").status_code == 303
+    assert browser.site.settings().timezone == "America/Lima"
+    assert (
+        "web_127.0.0.1: the time zone is America/Lima"
+        in (browser.site.path / "changes.log").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "field", "told"),
+    [
+        pytest.param(
+            "/leases", {"days": days}, "days", "a number from 0 to 3650", id=name
+        )
+        for name, days in (
+            ("no days", ""),
+            ("too many", "3651"),
+            ("negative", "-1"),
+            ("a fraction", "1.5"),
+            ("words", "<b>ten"),
+            ("digits of another script", "१"),
+            ("endless", "9" * 5000),
+        )
+    ]
+    + [
+        pytest.param(
+            "/leases", {"whom": whom, "days": "1"}, "whom", "no such group", id=name
+        )
+        for name, whom in (("another group", "group:9Z"), ("nobody", "x"))
+    ]
+    + [
+        pytest.param("/leases", {"clear": "on"}, "clear", "Choose a group", id="all"),
+        pytest.param(
+            "/leases",
+            {"whom": "group:5B", "clear": "on"},
+            "clear",
+            "It is so already",
+            id="none",
+        ),
+        pytest.param(
+            "/timezone",
+            {"timezone": "../x"},
+            "timezone",
+            "no such time zone",
+            id="time zone",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_beside_the_field(
+    browser: Browser, path: str, fields: dict[str, str], field: str, told: str
+) -> None:
+    """And what was typed is still there."""
+    browser.log_in()
+    before = state(browser.site)
+    reply = browser.change(path, **{"whom": "everybody", **fields})
+    assert reply.status_code == 400
+    assert re.search(rf'id="wrong-{field}">[^<]*{told}', reply.text)
+    assert f'aria-describedby="wrong-{field}"' in reply.text
+    assert reply.text.count('class="problem" id=') == 1
+    kept = escape(fields.get(field, "")[:9])
+    assert field not in {"days", "timezone"} or f'value="{kept}"' in reply.text
     assert state(browser.site) == before
 
 

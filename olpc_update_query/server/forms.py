@@ -1,0 +1,81 @@
+"""What the forms of the pages say, and what is wrong with it, field by field."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from olpc_update_query.errors import Malformed
+from olpc_update_query.server.leasepolicy import MAX_DAYS, Rules, parse_timezone
+from olpc_update_query.server.rollout import DEFAULT, Scope
+
+_EVERYBODY: Final = "everybody"
+_MOST_DIGITS: Final = 9
+
+
+def value_of(scope: Scope) -> str:
+    """Return how a form names some laptops: ``group:5B``."""
+    return f"{scope.kind}:{scope.name}" if scope.name else _EVERYBODY
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseForm:
+    """Somebody wants leases to last otherwise.
+
+    Attributes:
+        whom: Whose; for everybody when the form names nobody known.
+        days: How many days, as it was typed.
+        shorten: Whether a laptop whose lease ends later gets a shorter one.
+        clear: Whether they get what everybody else gets.
+        wrong: What is wrong, in English, by the name of the field.
+    """
+
+    whom: Scope
+    days: str
+    shorten: bool
+    clear: bool
+    wrong: Mapping[str, str]
+
+    @classmethod
+    def read(
+        cls, fields: Mapping[str, str], known: Collection[Scope], rules: Rules
+    ) -> "LeaseForm":
+        """Read the form.
+
+        Args:
+            fields: What was sent, which may be anything.
+            known: For whom there can be a policy.
+            rules: The policies of groups and streams.
+        """
+        scopes = {value_of(scope): scope for scope in known}
+        found = scopes.get(fields.get("whom", ""))
+        days, clear = fields.get("days", "").strip(), "clear" in fields
+        wrong: dict[str, str] = {}
+        if found is None:
+            wrong["whom"] = "There is no such group or stream."
+        elif clear and found == DEFAULT:
+            wrong["clear"] = "Choose a group or a stream."
+        elif clear and found not in rules:
+            wrong["clear"] = "It is so already."
+        elif not clear and not _is_count(days, MAX_DAYS):
+            wrong["days"] = "Write a number from 0 to 3650."
+        return cls(
+            whom=found or DEFAULT,
+            days=days[:_MOST_DIGITS],
+            shorten="shorten" in fields,
+            clear=clear,
+            wrong=wrong,
+        )
+
+
+def _is_count(text: str, most: int) -> bool:
+    digits = text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+    return digits and int(text) <= most
+
+
+def wrong_timezone(name: str) -> Mapping[str, str]:
+    """Tell what is wrong with the name of a time zone, nothing if it is known here."""
+    try:
+        parse_timezone(name)
+    except Malformed:
+        return {"timezone": "This server knows no such time zone."}
+    return {}
