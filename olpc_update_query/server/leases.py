@@ -22,7 +22,8 @@ from olpc_update_query.trust.lease import parse_line
 EARLIEST: Final = 1_767_225_600
 """2026-01-01: a clock that shows less was never set, and signs no leases."""
 
-_HELD: Final = 20_000
+_HELD: Final = 2_000
+"""Leases kept in memory, about 1 KiB each; the others are in the reports."""
 
 
 def sign_lease(

@@ -321,7 +321,7 @@ def look_at(site: Site, reports: Reports, laptop: Laptop, now: int) -> dict[str,
         "lease_signed_until": None if lease is None else format_time(lease.expiry),
     }
     if state is not None:
-        row = _row_json(_row(state, site.laptops()))
+        row = _row_json(row_of(state, site.laptops()))
         facts |= {f"last_{name}": row[name] for name in _SAID}
         facts["last_report"] = state.report
     facts["events"] = [
@@ -333,10 +333,11 @@ def look_at(site: Site, reports: Reports, laptop: Laptop, now: int) -> dict[str,
 
 def rows(states: Sequence[State], laptops: Mapping[str, Laptop]) -> list[Row]:
     """Return laptops as they are listed for people."""
-    return [_row(state, laptops) for state in states]
+    return [row_of(state, laptops) for state in states]
 
 
-def _row(state: State, laptops: Mapping[str, Laptop]) -> Row:
+def row_of(state: State, laptops: Mapping[str, Laptop]) -> Row:
+    """Return one of them."""
     return Row(
         state=state,
         laptop=laptops.get(state.serial),

@@ -27,7 +27,14 @@ from olpc_update_query.server.laptops import (
     parse_stream,
 )
 from olpc_update_query.server.login import Door, Login, repeats
-from olpc_update_query.server.overview import Overview, look, look_at, moment, rows
+from olpc_update_query.server.overview import (
+    Overview,
+    look,
+    look_at,
+    moment,
+    row_of,
+    rows,
+)
 from olpc_update_query.server.records import Concern
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Kind, Scope
@@ -165,7 +172,8 @@ class Pages:
         """Hand out the list of laptops as a table for a spreadsheet."""
         self._visitor()
         self._reports.flush()
-        found = rows(self._reports.search("", 1_000_000), self._site.laptops())
+        known = self._site.laptops()
+        found = (row_of(state, known) for state in self._reports.every())
         headers = {**FRESH, "Content-Disposition": "attachment; filename=laptops.csv"}
         return Response(csv_lines(found), 200, headers, mimetype="text/csv")
 

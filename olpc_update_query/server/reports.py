@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -53,6 +53,10 @@ _TRIM_AFTER: Final = 1_000
 _CHECKPOINT: Final = 32 * 1024 // 4
 """After how many pages of 4 KiB the log is moved into the database: a plain copy of
 both that is made meanwhile would be torn, so seldom."""
+_CACHE: Final = 512
+"""KiB of pages that each connection keeps; the system keeps them as well."""
+_STATEMENTS: Final = 8
+"""Statements that each connection keeps: one for each size of batch adds up."""
 _T = TypeVar("_T")
 _TRIES: Final = 5
 """How often something is written that another server is in the way of."""
@@ -174,8 +178,23 @@ class Reports:
     def positions(self) -> dict[str, Position]:
         """Return by serial number what each runs, what it tried last, and its code."""
         columns = (LAPTOPS.c[name] for name in ("serial", "build", "tried", "code"))
-        rows = self._rows(sa.select(*columns))
-        return {serial: (build, tried, code) for serial, build, tried, code in rows}
+        found: dict[str, Position] = {}
+        alike: dict[Position, Position] = {}  # most are: one is kept for all
+        for serial, *rest in self._rows(sa.select(*columns)):
+            position = rest[0], rest[1], rest[2]
+            found[serial] = alike.setdefault(position, position)
+        return found
+
+    def every(self) -> Iterator[State]:
+        """Return all laptops by serial number, a few hundred at a time."""
+        last = ""
+        while True:
+            query = sa.select(LAPTOPS).where(LAPTOPS.c.serial > last)
+            rows = self._rows(query.order_by(LAPTOPS.c.serial).limit(BATCH))
+            yield from (State(*row) for row in rows)
+            if len(rows) < BATCH:
+                return
+            last = rows[-1][0]
 
     def search(self, text: str, limit: int) -> list[State]:
         """Return laptops whose serial number contains a text, newest first."""
@@ -339,7 +358,11 @@ def _connect(where: Path) -> Engine:
         URL.create("sqlite", database=str(where)),
         future=True,
         poolclass=QueuePool,
-        connect_args={"check_same_thread": False, "timeout": 10},
+        connect_args={
+            "check_same_thread": False,
+            "timeout": 10,
+            "cached_statements": _STATEMENTS,
+        },
     )
     event.listen(engine, "connect", _prepare)
     _make_tables(engine)
@@ -382,3 +405,4 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT}")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE}")

@@ -44,6 +44,7 @@ class Signer:
 
     Attributes:
         public: The public half, PKCS#1 DER.
+        key_id: The key's name: the last 32 bytes of its public half, in hex.
 
     Raises:
         UntrustedKey: It is of another size or exponent.
@@ -57,11 +58,7 @@ class Signer:
             form.Encoding.DER, form.PublicFormat.PKCS1
         )
         modulus(self.public)
-
-    @property
-    def key_id(self) -> str:
-        """The key's name: the last 32 bytes of its public half, in hex."""
-        return self.public[-ID_BYTES:].hex()
+        self.key_id = self.public[-ID_BYTES:].hex()
 
     def sign(self, data: bytes) -> bytes:
         """Return the 256 bytes of an RSASSA-PSS signature."""

@@ -552,6 +552,16 @@ def test_a_search_takes_no_wildcards(kept: Reports) -> None:
     assert len(kept.search("", 1)) == 1
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_every_laptop_is_told_once(
+    kept: Reports, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Whatever part of them is read at a time."""
+    monkeypatch.setattr(reports, "BATCH", size)
+    write(kept, *(GOOD._replace(serial=name) for name in ("c", "A", "b")))
+    assert [state.serial for state in kept.every()] == ["A", "b", "c"]
+
+
 def test_one_laptop_is_told_in_full(kept: Reports, tmp_path: Path) -> None:
     site = make_site(tmp_path)
     list_laptops(site, LAPTOP)
