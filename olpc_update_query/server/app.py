@@ -14,17 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as AnyResponse
 
-from olpc_update_query.errors import (
-    Malformed,
-    NoAssignment,
-    UnknownBuild,
-    UnknownLaptop,
-    UpdateError,
-)
+from olpc_update_query.errors import Malformed, UpdateError
 from olpc_update_query.model.messages import MAX_QUERY
 from olpc_update_query.ports import Clock
 from olpc_update_query.server.answers import Answerer
@@ -92,21 +85,9 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
     outer = ProxyFix(queries, x_for=count, x_proto=count, x_host=count)
     # as Flask documents it
     app.wsgi_app = outer if count else queries  # type: ignore[method-assign]
-    app.register_error_handler(HTTPException, _explain)
-    app.register_error_handler(UpdateError, _fail)
     _add_builds(app, site)
     Pages(site, reports, clock).add_to(app)
     return app
-
-
-def _explain(error: HTTPException) -> Reply:
-    return _text(f"{error.name}\n", error.code or 500)
-
-
-def _fail(error: UpdateError) -> Reply:
-    """Tell an expected failure: of the site's files, or of what somebody asked for."""
-    asked = isinstance(error, NoAssignment | UnknownBuild | UnknownLaptop)
-    return _text(f"{error}\n{error.hint()}\n", 409 if asked else 500)
 
 
 def _text(text: str, status: int) -> Response:

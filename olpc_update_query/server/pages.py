@@ -4,15 +4,30 @@ Whoever ``status_page`` in site.toml admits may look. Only who knows the passwor
 `olpc-update-admin password` sets may change anything. The pages need no script.
 """
 
+import contextlib
 import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias, TypeVar
 
 from flask import Flask, Response, redirect, render_template, request
-from werkzeug.exceptions import BadRequest, Forbidden, NotFound, TooManyRequests
+from werkzeug.exceptions import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    HTTPException,
+    InternalServerError,
+    NotFound,
+    TooManyRequests,
+)
 from werkzeug.wrappers import Response as AnyResponse
 
-from olpc_update_query.errors import Malformed
+from olpc_update_query.errors import (
+    Malformed,
+    NoAssignment,
+    UnknownBuild,
+    UnknownLaptop,
+    UpdateError,
+)
 from olpc_update_query.model import canonical
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.wire import parse_build_id
@@ -27,6 +42,7 @@ from olpc_update_query.server.laptops import (
     parse_stream,
 )
 from olpc_update_query.server.login import Door, Login, repeats
+from olpc_update_query.server.outcomes import outcome_teller
 from olpc_update_query.server.overview import (
     Overview,
     look,
@@ -57,12 +73,44 @@ _POLICY: Final = (
 )
 _COOKIE: Final = "olpc-update-admin"
 _FOUND: Final = 200
+_SPOKEN: Final = frozenset({"because", "leases", "leases_because", "last_lease"})
+_FOR_PROGRAMS: Final = ("/builds/", "/status.json", "/metrics", "/laptops.csv")
+_ASKED_AMISS: Final[Mapping[type[UpdateError], str]] = {
+    UnknownBuild: "That build is not published.",
+    NoAssignment: "Nothing is assigned there.",
+    UnknownLaptop: "That laptop is not in laptops.csv.",
+}
+_NO_PERCENTAGE: Final = "Write a percentage from 0 to 100."
+_NO_BUILD: Final = "That is no name of a build."
+_NO_SERIAL: Final = "That is no serial number."
+_NOBODY: Final = "That is no serial number, group or stream."
+_NOT_SHOWN: Final = "Forbidden: this page is not shown to your address."
+_NOT_OURS: Final = "Forbidden: log in again, and use the form that is shown then."
+_NO_LAPTOP: Final = "There is no such laptop."
+_NO_PAGE: Final = "There is no such page."
+_NOT_UNDERSTOOD: Final = "The server did not understand that."
+_NOT_NOW: Final = (
+    "The server cannot do that now. Its log and the command check tell more."
+)
 _TROUBLES: Final = {
     Concern.FAILING: "Update failed",
     Concern.STUCK: "Told for days to update, and has not",
     Concern.ENDING: "Lease ends within a week",
     Concern.OVERDUE: "Has not asked for days",
 }
+
+
+class _Amiss(HTTPException):
+    """A request is refused, for a reason that a person is told.
+
+    Args:
+        code: The HTTP status.
+        text: Why, of the catalog of words.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code, self.text = code, text
 
 
 class Pages:
@@ -101,6 +149,34 @@ class Pages:
             ("/timezone", self.timezone),
         ):
             app.post(path)(change)
+        app.register_error_handler(HTTPException, self._explain)
+        app.register_error_handler(UpdateError, self._fail)
+
+    # --- what went wrong ----------------------------------------------------------
+
+    def _explain(self, error: HTTPException) -> Reply:
+        """Tell what was wrong with a request: to a person as a page."""
+        status = error.code or 500
+        text = _NO_PAGE if error.code == NotFound.code else _NOT_UNDERSTOOD
+        if isinstance(error, _Amiss):
+            text = error.text
+        return self._tell(status, f"{error.name}\n", text)
+
+    def _fail(self, error: UpdateError) -> Reply:
+        """Tell a failure of the site's files, or of what somebody asked for."""
+        plain = f"{error}\n{error.hint()}\n"
+        for kind, text in _ASKED_AMISS.items():
+            if isinstance(error, kind):
+                return self._tell(Conflict.code, plain, text)
+        return self._tell(InternalServerError.code, plain, _NOT_NOW, str(error))
+
+    def _tell(self, status: int, plain: str, text: str, detail: str = "") -> Reply:
+        if not request.path.startswith(_FOR_PROGRAMS):
+            with contextlib.suppress(UpdateError):  # site.toml itself is damaged
+                login = self._door.look(request.cookies.get(_COOKIE))
+                said = {"text": text, "detail": detail}
+                return self._page("error.html", login, status, **said)
+        return Response(plain, status, FRESH, mimetype="text/plain")
 
     # --- looking ------------------------------------------------------------------
 
@@ -153,9 +229,9 @@ class Pages:
         """Show everything about one laptop."""
         login = self._visitor()
         self._reports.flush()
-        known, named = self._site.laptops(), _parsed(normal_serial, serial)
+        known, named = self._site.laptops(), _parsed(normal_serial, serial, _NO_SERIAL)
         if named not in known and self._reports.state(named) is None:
-            raise NotFound
+            raise _Amiss(NotFound.code, _NO_LAPTOP)
         laptop = known.get(named, Laptop(named))
         facts = look_at(self._site, self._reports, laptop, self._clock.now())
         events = facts.pop("events")
@@ -163,6 +239,8 @@ class Pages:
             "laptop.html",
             login,
             laptop=laptop,
+            state=self._reports.state(named),
+            spoken=_SPOKEN,
             is_listed=named in known,
             facts=facts,
             events=events,
@@ -186,7 +264,7 @@ class Pages:
         login = self._door.look(request.cookies.get(_COOKIE))
         audience = self._site.settings().status_page
         if login is None and not may_look(audience, request.remote_addr or ""):
-            raise Forbidden("site.toml, status_page: not for this address")
+            raise _Amiss(Forbidden.code, _NOT_SHOWN)
         return login
 
     def _look(self) -> Overview:
@@ -231,10 +309,13 @@ class Pages:
     def assign(self) -> Reply:
         """Let laptops run a build."""
         actor = self._administrator()
-        scope, build = _scope() or DEFAULT, _parsed(parse_build_id, _field("build"))
+        scope, build = (
+            _scope() or DEFAULT,
+            _parsed(parse_build_id, _field("build"), _NO_BUILD),
+        )
         percent = _field("percent")
         if not percent.isdecimal() or int(percent) > 100:
-            raise BadRequest("the percentage is no number from 0 to 100")
+            raise _Amiss(BadRequest.code, _NO_PERCENTAGE)
         steer.assign(self._site, actor, scope, build, int(percent))
         return redirect(_root(), 303)
 
@@ -246,16 +327,22 @@ class Pages:
 
     def stolen(self) -> Reply:
         """Mark a laptop as stolen, or as found again."""
-        actor, serial = self._administrator(), _parsed(normal_serial, _field("serial"))
+        actor, serial = (
+            self._administrator(),
+            _parsed(normal_serial, _field("serial"), _NO_SERIAL),
+        )
         is_stolen = _field("stolen") == "yes"
         steer.mark_stolen(self._site, actor, serial, stolen=is_stolen)
         return redirect(f"{_root()}laptops/{serial}", 303)
 
     def approve(self) -> Reply:
         """List a laptop that has asked."""
-        actor, serial = self._administrator(), _parsed(normal_serial, _field("serial"))
+        actor, serial = (
+            self._administrator(),
+            _parsed(normal_serial, _field("serial"), _NO_SERIAL),
+        )
         if self._reports.state(serial) is None:
-            raise NotFound
+            raise _Amiss(NotFound.code, _NO_LAPTOP)
         steer.approve(self._site, actor, [serial])
         return redirect(_root(), 303)
 
@@ -299,7 +386,7 @@ class Pages:
         """
         login = self._door.look(request.cookies.get(_COOKIE))
         if login is None or not repeats(login, request.form.get("secret", "")):
-            raise Forbidden("log in again, and use the form that is shown then")
+            raise _Amiss(Forbidden.code, _NOT_OURS)
         name = f"web_{request.remote_addr or 'unknown'}"
         return steer.Actor(name, self._clock.now())
 
@@ -316,6 +403,7 @@ class Pages:
         page = render_template(
             template,
             _=speaker(language),
+            ended=outcome_teller(language),
             language=language,
             site=self._site.settings().name,
             root=_root(),
@@ -358,19 +446,19 @@ def _scope() -> Scope | None:
         str(Kind.STREAM): parse_stream,
     }.get(kind)
     if parse is not None:
-        return Scope(Kind(kind), _parsed(parse, name))
+        return Scope(Kind(kind), _parsed(parse, name, _NOBODY))
     if kind == Kind.DEFAULT:
         return DEFAULT
     if kind:
-        raise BadRequest("that is nobody whom a build could be for")
+        raise _Amiss(BadRequest.code, _NOBODY)
     return None
 
 
-def _parsed(parse: Callable[[str], _T], text: str) -> _T:
+def _parsed(parse: Callable[[str], _T], text: str, wrong: str) -> _T:
     try:
         return parse(text)
     except Malformed as error:
-        raise BadRequest(str(error)) from error
+        raise _Amiss(BadRequest.code, wrong) from error
 
 
 def may_look(audience: Audience, address: str) -> bool:

@@ -169,11 +169,19 @@ class State(NamedTuple):
     @property
     def result(self) -> str:
         """What became of its last attempt, in a word or a sentence."""
-        if self.report is None:
-            return ""
-        found = json.loads(self.report, strict=False)
-        result = found.get("result", "")
+        result = self._reported("result")
         return result if isinstance(result, str) else ""
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of its last attempt, None if it told none."""
+        code = self._reported("code")
+        return code if isinstance(code, int) else None
+
+    def _reported(self, name: str) -> object:
+        if self.report is None:
+            return None
+        return json.loads(self.report, strict=False).get(name)
 
 
 class Concern(StrEnum):

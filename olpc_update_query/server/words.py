@@ -1,5 +1,6 @@
 """The words of the pages, in English and Spanish."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -112,25 +113,124 @@ SPANISH: Final[Mapping[str, str]] = {
     "It is so already.": "Ya es así.",
     "Write a number from 0 to 3650.": "Escriba un número de 0 a 3650.",
     "This server knows no such time zone.": "Este servidor no conoce esa zona horaria.",
+    "all updates are paused": "todas las actualizaciones están en pausa",
+    'its stream is "none": it wants no updates': (
+        'su canal es "none": no quiere actualizaciones'
+    ),
+    "nothing is assigned to it": "no tiene nada asignado",
+    "assigned to %(whom)s": "asignado a: %(whom)s",
+    "the assignment to %(whom)s is paused: %(why)s": (
+        "la asignación para %(whom)s está en pausa: %(why)s"
+    ),
+    "the assignment to %(whom)s is paused": "la asignación para %(whom)s está en pausa",
+    "the assignment to %(whom)s is not open yet": (
+        "la asignación para %(whom)s todavía no empieza"
+    ),
+    "the assignment to %(whom)s has closed": "la asignación para %(whom)s ya terminó",
+    "not yet among the %(percent)s percent of %(whom)s": (
+        "todavía no está entre el %(percent)s por ciento de: %(whom)s"
+    ),
+    "%(failed)s of %(tried)s laptops failed": (
+        "fallaron %(failed)s de %(tried)s equipos"
+    ),
+    "every other laptop": "todos los demás equipos",
+    "group %(name)s": "grupo %(name)s",
+    "stream %(name)s": "canal %(name)s",
+    "laptop %(name)s": "equipo %(name)s",
+    "that is said for %(whom)s": "así se dijo para: %(whom)s",
+    "leases of 1 day": "concesiones de 1 día",
+    "leases of 1 day, longer ones shortened": (
+        "concesiones de 1 día, las más largas se acortan"
+    ),
+    "leases of %(number)s days, longer ones shortened": (
+        "concesiones de %(number)s días, las más largas se acortan"
+    ),
+    "leases of %(number)s days": "concesiones de %(number)s días",
+    "none": "ninguna",
+    "for ever": "para siempre",
+    "A file of the site is damaged; the server goes on with what it said before.": (
+        "Un archivo del sitio está dañado; el servidor sigue con lo que decía antes."
+    ),
+    "Forbidden: this page is not shown to your address.": (
+        "Prohibido: esta página no se muestra a su dirección."
+    ),
+    "Forbidden: log in again, and use the form that is shown then.": (
+        "Prohibido: entre de nuevo y use el formulario que se muestra entonces."
+    ),
+    "There is no such page.": "No hay tal página.",
+    "There is no such laptop.": "No hay tal equipo.",
+    "Write a percentage from 0 to 100.": "Escriba un porcentaje de 0 a 100.",
+    "That is no name of a build.": "Eso no es el nombre de una versión.",
+    "That is no serial number.": "Eso no es un número de serie.",
+    "That is no serial number, group or stream.": (
+        "Eso no es un número de serie, grupo ni canal."
+    ),
+    "That build is not published.": "Esa versión no está publicada.",
+    "Nothing is assigned there.": "Ahí no hay nada asignado.",
+    "That laptop is not in laptops.csv.": "Ese equipo no está en laptops.csv.",
+    "The server did not understand that.": "El servidor no entendió eso.",
+    "The server cannot do that now. Its log and the command check tell more.": (
+        "El servidor no puede hacer eso ahora. Su registro y el comando "
+        "check dicen más."
+    ),
+    "exit code %(code)s": "código de salida %(code)s",
 }
 """English text to Spanish."""
 
 Speak = Callable[..., str]
 
+_SPOKEN: Final = frozenset({"whom", "why"})
+"""What stands in a sentence and is itself one."""
+
 
 def speaker(language: str) -> Speak:
     """Return what says a text in a language.
+
+    It says a text of the catalog, with values in the places of their names, or a
+    sentence that was made of one, such as why a rollout was halted.
 
     Args:
         language: One of ``LANGUAGES``.
     """
 
     def say(text: str, **values: object) -> str:
-        found = SPANISH.get(text, text) if language == "es" else text
+        found = SPANISH.get(text) if language == "es" else text
+        if found is None:
+            return _translated(text)
+        if language == "es":
+            values = {name: _spoken(name, value) for name, value in values.items()}
         return found % values if values else found
 
     return say
 
+
+def _translated(text: str) -> str:
+    """Return a sentence that was made of one of the catalog in Spanish."""
+    if text in SPANISH:
+        return SPANISH[text]
+    for pattern, spanish in _PATTERNS:
+        found = pattern.fullmatch(text)
+        if found is not None:
+            return spanish % {
+                name: _spoken(name, value) for name, value in found.groupdict().items()
+            }
+    return text
+
+
+def _spoken(name: str, value: object) -> object:
+    return _translated(str(value)) if name in _SPOKEN else value
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"%\\\((\w+)\\\)s", r"(?P<\1>.{1,99}?)", re.escape(text)))
+
+
+_PATTERNS: Final = [
+    (_pattern(text), SPANISH[text])
+    for text in sorted(SPANISH, key=len, reverse=True)
+    if "%(" in text
+]
+"""Sentences with values, and their Spanish: the longest that fits is taken."""
 
 ENGLISH: Final = speaker("en")
 """Says everything as it is written in the program."""
