@@ -33,13 +33,13 @@ def gc(site: Path, dry_run: bool) -> None:
     from olpc_update_query.server.clearing import unpublish as delete
 
     opened = open_site(site)
+    if not dry_run:
+        drop_attempts(opened)
     found = _unused(opened)
     for build in found:
         if not dry_run:
             delete(opened, actor(), build)
         say(f"Build {build} {'is of no use' if dry_run else 'is deleted'}.")
-    if not dry_run:
-        drop_attempts(opened)
     if not found:
         say("Every published build is assigned, runs somewhere, or is the newest.")
     elif dry_run:

@@ -97,7 +97,6 @@ def rotate(site: Path, role: str, name: str) -> None:
         private, statement = rotating.rotate(
             opened, Role(role), name, SystemClock().now()
         )
-        _sign_orders_again(opened, statement)
     say(f"{private} signs from now on. Keep a backup of it.")
     _tell_published(opened, statement)
 
@@ -181,14 +180,12 @@ def publish(site: Path, file: Path) -> None:
 
     opened, raw = open_site(site), _read(file)
     with opened.change(who(), f"publish a statement about keys, {file.name}"):
-        statement = rotating.publish(opened, raw)
-        _sign_orders_again(opened, statement)
+        statement = rotating.publish(opened, raw, SystemClock().now())
     _tell_published(opened, statement)
 
 
-def _sign_orders_again(site: Site, statement: Statement) -> None:
+def _tell_orders(site: Site, statement: Statement) -> None:
     from olpc_update_query.server.keys import load_key
-    from olpc_update_query.server.orders import sign_orders_again
 
     if statement.role is not Role.OATS or not statement.retire:
         return
@@ -197,11 +194,12 @@ def _sign_orders_again(site: Site, statement: Statement) -> None:
     except MissingKey:
         note("No key of this site is left to sign orders and answers with.")
         return
-    count = sign_orders_again(site, signer, SystemClock().now())
+    count = len(list(site.builds.glob("[!.]*/order")))
     say(f"The orders beside {count} builds are signed by {signer.key_id[:_SHORT]} now.")
 
 
 def _tell_published(site: Site, statement: Statement) -> None:
+    _tell_orders(site, statement)
     say(f"Statement {statement.number} about {statement.role} keys is published.")
     say("A laptop is told when it asks; sticks carry it as keys.sig.")
     say("New images need the public keys that are in use:")

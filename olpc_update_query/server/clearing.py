@@ -42,7 +42,7 @@ def unpublish(site: Site, actor: Actor, build: BuildId) -> None:
         with disk_errors(site.builds):
             os.rename(published.path, gone)
             fsync_directory(site.builds)
-        shutil.rmtree(gone, ignore_errors=True)
+        settle(site.builds)
 
 
 def unused(site: Site, reports: Reports) -> list[BuildId]:

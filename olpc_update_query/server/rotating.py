@@ -1,12 +1,20 @@
 """Making statements about keys: drafted on the site, signed anywhere, published."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from olpc_update_query.errors import SiteError, SiteExists, TrustError, UpdateError
+from olpc_update_query.errors import (
+    MissingKey,
+    SiteError,
+    SiteExists,
+    TrustError,
+    UpdateError,
+)
 from olpc_update_query.server import signing
-from olpc_update_query.server.keys import NEW, load_key, site_ring
+from olpc_update_query.server.keys import NEW, load_key, read_private, site_ring
+from olpc_update_query.server.orders import sign_orders_again
 from olpc_update_query.server.rotations import FILE
 from olpc_update_query.server.signing import Signer
 from olpc_update_query.server.site import Site
@@ -84,10 +92,11 @@ def signers_of(raw: bytes) -> tuple[str, ...]:
     return tuple(map(_name, _opened(raw).lines))
 
 
-def publish(site: Site, raw: bytes) -> Statement:
+def publish(site: Site, raw: bytes, now: int) -> Statement:
     """Hand a statement out from now on; call it inside ``site.change``.
 
-    A new key of this site that it adds loses the ``new-`` of its files' names.
+    Orders that a retired key signed are signed again. At last a new key of this site
+    that it adds loses the ``new-`` of its files' names: then all of it is done.
 
     Raises:
         Malformed: It is no statement.
@@ -100,12 +109,21 @@ def publish(site: Site, raw: bytes) -> Statement:
         reason = f"has {MAX_STATEMENTS} statements, which is all that a laptop reads"
         raise SiteExists(str(site.keys / FILE), reason)
     replace_file(site.keys / FILE, join_statements([*made, raw]))
+    _follow(site, statement, now)
+    return statement
+
+
+def _follow(site: Site, statement: Statement, now: int) -> None:
+    """Do on the site what a statement says that laptops are told already."""
+    if statement.role is Role.OATS and statement.retire:
+        with contextlib.suppress(MissingKey):  # somebody else has the one in use
+            sign_orders_again(site, load_key(site, Role.OATS), now)
     for public in sorted(site.keys.glob(f"{NEW}*.public")):
         if public.read_bytes() in statement.add:
             for path in (public.with_suffix(".private"), public):
-                path.rename(path.with_name(path.name.removeprefix(NEW)))
+                if path.exists():
+                    path.rename(path.with_name(path.name.removeprefix(NEW)))
     fsync_directory(site.keys)
-    return statement
 
 
 def make_pair(site: Site, role: Role, name: str) -> tuple[Path, Signer]:
@@ -123,12 +141,18 @@ def make_pair(site: Site, role: Role, name: str) -> tuple[Path, Signer]:
             raise SiteExists(str(path), "is a key already; a key is not overwritten")
     signer = signing.generate()
     signing.store_private(private, signer)
-    replace_file(private.with_suffix(".public"), signer.public)
+    _complete(private, signer)
     return private, signer
+
+
+def _complete(private: Path, signer: Signer) -> None:
+    replace_file(private.with_suffix(".public"), signer.public)
 
 
 def rotate(site: Site, role: Role, name: str, now: int) -> tuple[Path, Statement]:
     """Replace the key that signs by a new one; call it inside ``site.change``.
+
+    What was cut short before it was done is finished, if the name is the same.
 
     Returns:
         The new private file, and the statement, which is published.
@@ -136,8 +160,19 @@ def rotate(site: Site, role: Role, name: str, now: int) -> tuple[Path, Statement
     Raises:
         UntrustedStatement: More than one person must sign: use draft and sign.
     """
+    private = site.keys / f"{NEW}{role}-{name}.private"
+    done = private.with_name(private.name.removeprefix(NEW))
+    begun = read_private(site, private) if private.exists() else None
+    for one in site.statements():
+        if begun and begun.public in one.statement.add:
+            _complete(private, begun)
+            _follow(site, one.statement, now)
+            return done, one.statement
     old = load_key(site, role)
-    private, new = make_pair(site, role, name)
+    if begun:
+        _complete(private, new := begun)
+    else:
+        private, new = make_pair(site, role, name)
     change = Change(role, (new.public,), (old.public,))
     try:
         raw = add_signature(draft(site, change, now), old)
@@ -146,8 +181,7 @@ def rotate(site: Site, role: Role, name: str, now: int) -> tuple[Path, Statement
         for path in (private, private.with_suffix(".public")):
             path.unlink()  # nobody trusts it, and nobody has been told to
         raise
-    statement = publish(site, raw)
-    return private.with_name(private.name.removeprefix(NEW)), statement
+    return done, publish(site, raw, now)
 
 
 def find_key(site: Site, role: Role, wanted: str) -> bytes:

@@ -15,7 +15,7 @@ from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import MAX_ANSWER, Answer
 from olpc_update_query.model.orders import OrderFile
 from olpc_update_query.model.wire import format_expiry
-from olpc_update_query.system.files import fsync_directory
+from olpc_update_query.system.files import fsync_directory, replace_file
 from olpc_update_query.trust.envelope import ANSWER, ORDER, STATEMENT
 from olpc_update_query.trust.keys import EXPONENT, ID_BYTES, modulus
 from olpc_update_query.trust.lease import MAX_LEASE_LINE, lease_text
@@ -142,22 +142,17 @@ def store_private(path: Path, signer: Signer) -> None:
     Raises:
         ConfigError: The file exists, or cannot be written.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fresh = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
     try:
-        descriptor = os.open(path, flags, 0o600)
+        replace_file(fresh, signer.private_bytes(), mode=0o600)
+        os.link(fresh, path)  # whole or not at all, and never over another
     except FileExistsError:
         raise ConfigError(str(path), "it exists; a key is not overwritten") from None
     except OSError as error:
         raise ConfigError(str(path), str(error.strerror)) from error
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(signer.private_bytes())
-            file.flush()
-            os.fsync(descriptor)
-        fsync_directory(path.parent)
-    except OSError as error:
-        path.unlink(missing_ok=True)  # a part of a key is of no use to anybody
-        raise ConfigError(str(path), str(error.strerror)) from error
+    finally:
+        fresh.unlink(missing_ok=True)  # a part of a key is of no use to anybody
+    fsync_directory(path.parent)
 
 
 def load_private(path: Path) -> Signer:

@@ -51,6 +51,7 @@ from olpc_update_query.server.watch import Signature, Watched, signature
 from olpc_update_query.system.files import (
     disk_errors,
     hold_lock,
+    remove_leftovers,
     replace_file,
     write_all,
 )
@@ -362,6 +363,8 @@ class Site:
             NotPermitted: The site belongs to somebody else.
         """
         with disk_errors(self.path), self._locked(what):
+            for place in (self.path, self.keys):
+                remove_leftovers(place)
             yield
             line = f"{format_time(self._clock.now())} {who}: {what}\n"
             _append(self.path / "changes.log", line)

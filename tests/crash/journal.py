@@ -91,6 +91,8 @@ def read_journal(start: Disk, root: Path, calls: Iterable[Call], pid: int) -> Jo
 
 
 _PROC = re.compile(rb"/proc/self/fd/(\d+)(?:/(.*))?$", re.DOTALL)
+_SHARED = b"-shm"
+"""SQLite's processes share memory in such a file, which says nothing after a cut."""
 _TIME = re.compile(r"\{tv_sec=(-?\d+), tv_nsec=(\d+|UTIME_\w+)\}")
 _MAKEDEV = re.compile(r"makedev\((\w+), (\w+)\)")
 
@@ -190,6 +192,8 @@ class _Reader:
     ) -> tuple[Ino, bytes] | None:
         """Return the directory and the name that a path leads to; None if outside."""
         raw = string(path)
+        if raw.endswith(_SHARED):
+            return None
         base = self._base(call, directory)
         if through := _PROC.match(raw):
             file = self._file(call, through[1].decode())

@@ -119,7 +119,7 @@ def test_a_rotation_that_more_must_sign_leaves_nothing_behind(tmp_path: Path) ->
     (site.keys / "oats-ben.public").write_bytes(signer("school").public)
     change = rotating.Change(Role.OATS, (signer("new").public,), threshold=2)
     raw = rotating.add_signature(rotating.draft(site, change, NOW), signer("oats"))
-    rotating.publish(site, raw)
+    rotating.publish(site, raw, NOW)
     before = sorted(site.keys.iterdir())
     with pytest.raises(UntrustedStatement, match="2 trusted keys must sign it, 1 did"):
         rotating.rotate(site, Role.OATS, "2027", NOW)
@@ -132,7 +132,7 @@ def test_a_rotation_that_more_must_sign_leaves_nothing_behind(tmp_path: Path) ->
         signer("oats").key_id,
         signer("school").key_id,
     }
-    assert rotating.publish(site, raw).threshold == 2, "as before"
+    assert rotating.publish(site, raw, NOW).threshold == 2, "as before"
 
 
 def test_a_key_that_nobody_trusts_yet_signs_nothing(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_key_that_nobody_trusts_yet_signs_nothing(tmp_path: Path) -> None:
     change = rotating.Change(Role.OATS, (new.public,))
     raw = rotating.add_signature(rotating.draft(site, change, NOW), new)
     with pytest.raises(UntrustedStatement, match="no trusted key"):
-        rotating.publish(site, raw)
+        rotating.publish(site, raw, NOW)
     assert load_key(site, Role.OATS).public == signer("oats").public
     with pytest.raises(SiteExists):
         rotating.make_pair(site, Role.OATS, "2027")
@@ -162,7 +162,7 @@ def test_a_retired_key_signs_nothing(tmp_path: Path) -> None:
         Role.OATS, (signer("new").public,), (signer("oats").public,)
     )
     raw = rotating.add_signature(rotating.draft(site, other, NOW), signer("oats"))
-    rotating.publish(site, raw)
+    rotating.publish(site, raw, NOW)
     with pytest.raises(MissingKey, match="no private key for oats in use"):
         load_key(site, Role.OATS)
 
