@@ -44,7 +44,7 @@ def _print(name: str, frames: Iterable[Frame], wanted: Collection[bytes]) -> Non
             moved.append(frame._replace(offset=offset))
         offset += frame.packed
     for requests in REQUESTS:
-        ranges = coalesce(moved, requests)
+        ranges = coalesce((frame.range for frame in moved), requests)
         total = sum(length for _, length in ranges)
         print(f"{name}: {len(ranges):4} ranges, {total / 1e6:8.2f} MB")
 

@@ -1,8 +1,10 @@
 """A TCP relay that counts: what really crosses the wire, whatever the ends believe."""
 
+import queue
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -48,6 +50,7 @@ class Relay:
         target: Port on 127.0.0.1 that connections are passed to.
         allowance: Bytes down after which the link is dead; None: it never dies.
         listener: Listens there instead.
+        delay: Seconds that everything takes in each direction.
     """
 
     def __init__(
@@ -55,8 +58,9 @@ class Relay:
         target: int,
         allowance: int | None = None,
         listener: socket.socket | None = None,
+        delay: float = 0.0,
     ) -> None:
-        self._target, self._allowance = target, allowance
+        self._target, self._allowance, self._delay = target, allowance, delay
         self._traffic = Traffic()
         self._lock = threading.Lock()
         self._listener = listener or socket.create_server(("127.0.0.1", 0))
@@ -86,12 +90,13 @@ class Relay:
                 return
             with self._lock:
                 self._traffic.connections += 1
-            self._join(client)
+            threading.Thread(target=self._join, args=(client,), daemon=True).start()
 
     def _join(self, client: socket.socket) -> None:
         try:
             if self._is_dead():
                 raise ConnectionResetError
+            time.sleep(2 * self._delay)  # what it takes to connect
             server = socket.create_connection(("127.0.0.1", self._target))
         except OSError:
             client.close()
@@ -103,7 +108,7 @@ class Relay:
 
     def _pump_up(self, client: socket.socket, server: socket.socket) -> None:
         tail, heard = b"", -1
-        for data in _pass_on(client, server):
+        for data in _pass_on(client, server, self._delay):
             text = tail + data
             found = list(_REQUEST.finditer(text))
             tail = text[found[-1].end() if found else 0 :][-_LONGEST_REQUEST_LINE:]
@@ -114,7 +119,7 @@ class Relay:
                 heard = self._traffic.down
 
     def _pump_down(self, client: socket.socket, server: socket.socket) -> None:
-        for data in _pass_on(server, client):
+        for data in _pass_on(server, client, self._delay):
             with self._lock:
                 self._traffic.down += len(data)
             if self._is_dead():
@@ -128,20 +133,48 @@ class Relay:
         return self._allowance is not None and self._traffic.down > self._allowance
 
 
-def _pass_on(source: socket.socket, sink: socket.socket) -> Iterator[bytes]:
+def _pass_on(
+    source: socket.socket, sink: socket.socket, delay: float
+) -> Iterator[bytes]:
     """Copy until the source ends; either end may hang up at any time."""
     with suppress(OSError):
-        while data := source.recv(1 << 16):
+        for data in _late(source, delay) if delay else _now(source):
             sink.sendall(data)
             yield data
     with suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
 
 
+def _now(source: socket.socket) -> Iterator[bytes]:
+    while data := source.recv(1 << 16):
+        yield data
+
+
+def _late(source: socket.socket, delay: float) -> Iterator[bytes]:
+    """Yield what comes, so many seconds after it came."""
+    line: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+
+    def read() -> None:
+        with suppress(OSError):
+            for data in _now(source):
+                line.put((time.monotonic() + delay, data))
+        line.put((time.monotonic() + delay, b""))
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        due, data = line.get()
+        time.sleep(max(due - time.monotonic(), 0.0))
+        if not data:
+            return
+        yield data
+
+
 @contextmanager
-def relay_to(port: int, allowance: int | None = None) -> Iterator[Relay]:
+def relay_to(
+    port: int, allowance: int | None = None, delay: float = 0.0
+) -> Iterator[Relay]:
     """Run a relay to a loopback port until the block ends."""
-    relay = Relay(port, allowance)
+    relay = Relay(port, allowance, delay=delay)
     try:
         yield relay
     finally:

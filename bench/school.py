@@ -91,7 +91,7 @@ class School:
         return next((self.site / "keys").glob(f"{role}*.public"))
 
     @contextmanager
-    def serve(self) -> Iterator[Relay]:
+    def serve(self, delay: float = 0.0) -> Iterator[Relay]:
         """Run the server behind a counting relay until the block ends."""
         port = free_port()
         words = ["serve", str(self.site), "--host", "127.0.0.1", "--port", str(port)]
@@ -101,7 +101,7 @@ class School:
         with (
             open(self.site.with_name("server.log"), "ab") as log,
             background([program("olpc-update-admin"), *words], log.fileno(), port),
-            relay_to(port) as relay,
+            relay_to(port, delay=delay) as relay,
         ):
             yield relay
 

@@ -103,6 +103,26 @@ def make_second(first: Path, second: Path) -> Counter[str]:
     return done
 
 
+def change_small_files(first: Path, second: Path, number: int) -> None:
+    """Make a second version that differs in small files all over the tree.
+
+    They keep their times, as where a build gives every file the same.
+
+    Args:
+        first: The first version; only read.
+        second: Directory to make.
+        number: How many files to add a line to.
+    """
+    subprocess.run(["cp", "-a", "--", first, second], check=True)
+    small = [
+        path
+        for path in _readable(second)
+        if not path.is_symlink() and 0 < path.stat().st_size < 16_000
+    ]
+    for path in small[:: max(len(small) // number, 1)][:number]:
+        _write(path, path.read_bytes() + b"# changed\n", path.stat().st_mtime_ns)
+
+
 def _take(source: Path, root: Path, files: int, size: int) -> None:
     """Copy a share of a directory of this machine, links included."""
     for path in _readable(source):

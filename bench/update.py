@@ -3,6 +3,9 @@
 Both start with the old tree installed and end with the new one as a complete tree
 beside it, files that did not change linked. rsync reads from its daemon; all bytes
 are counted by a relay. Figures are medians.
+
+With ``--scattered N`` the new tree is the old one with so many small files changed, and
+nobody has made a delta, nor a pack in which what is new lies together.
 """
 
 import argparse
@@ -39,14 +42,19 @@ def main() -> None:
     if old is None:
         old, new = scratch / "old", scratch / "new"
         trees.make_first(old, files=6000, megabytes=150)
-        trees.make_second(old, new)
-    bench = Bench(scratch, old.resolve(), new.resolve())
-    published = bench.publish()
+        if options.scattered:
+            trees.change_small_files(old, new, options.scattered)
+        else:
+            trees.make_second(old, new)
+    bench = Bench(scratch, old.resolve(), new.resolve(), options.delay)
+    published = bench.publish(apart=bool(options.scattered))
     ways = {
         "ours, delta pack": bench.ours,
         "ours, ranges of full pack": bench.ours_without_delta,
         "rsync --link-dest -z": bench.rsync,
     }
+    if options.scattered:
+        del ways["ours, delta pack"]
     table: dict[str, list[Sample]] = {name: [] for name in ways}
     for _ in range(options.runs):
         for name, way in ways.items():
@@ -61,6 +69,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tree-a", type=Path, help="old tree (only read)")
     parser.add_argument("--tree-b", type=Path, help="new tree (only read)")
     parser.add_argument(
+        "--scattered", type=int, metavar="N", help="small files that changed"
+    )
+    parser.add_argument(
+        "--delay", type=float, default=0.0, help="seconds of delay each way"
+    )
+    parser.add_argument(
         "--scratch",
         type=Path,
         default=Path(f"/var/tmp/olpc-update-bench-{os.getuid()}"),
@@ -74,22 +88,25 @@ def _parse() -> argparse.Namespace:
 class Bench:
     """The two trees, a school that publishes them, and ways to get the second."""
 
-    def __init__(self, scratch: Path, old: Path, new: Path) -> None:
+    def __init__(self, scratch: Path, old: Path, new: Path, delay: float) -> None:
         self._scratch, self._old, self._new = scratch, old, new
+        self._delay = delay
         self._school = School(scratch / "site")
         self._wanted = compare.survey(new)
 
-    def publish(self) -> list[Cost]:
-        """Publish both and assign the second."""
+    def publish(self, *, apart: bool) -> list[Cost]:
+        """Publish both, or the second as if it were the first, and assign that."""
         school = self._school
         school.found(laptop.SOMEBODY)
-        costs = [
-            school.admin("publish", self._old, "--build", OLD, "--any-tree"),
-            school.admin(
-                *("publish", self._new, "--build", NEW),
-                *("--delta-from", OLD, "--any-tree"),
-            ),
-        ]
+
+        def publish(tree: Path, build: str, *more: str) -> Cost:
+            return school.admin("publish", tree, "--build", build, "--any-tree", *more)
+
+        if apart:
+            costs = [publish(self._new, NEW), publish(self._old, OLD)][::-1]
+        else:
+            costs = [publish(self._old, OLD)]
+            costs += [publish(self._new, NEW, "--delta-from", OLD)]
         school.admin("assign", "--build", NEW, "--serial", laptop.SOMEBODY.serial)
         return costs
 
@@ -114,7 +131,7 @@ class Bench:
 
     def ours(self, root: Path) -> Sample:
         """Poll and update with the project's own command."""
-        with self._school.serve() as relay:
+        with self._school.serve(self._delay) as relay:
             server = f"http://127.0.0.1:{relay.port}/"
             words = [program("olpc-update-query"), "--now", "--root", str(root)]
             cost = run([*words, "--server", server], together=True)
@@ -124,6 +141,7 @@ class Bench:
         """The same, as if nobody had made a delta pack for this pair."""
         delta = self._school.site / "builds" / NEW / "delta"
         aside = self._scratch / "delta"
+        delta.mkdir(exist_ok=True)
         delta.rename(aside)
         try:
             return self.ours(root)
@@ -135,7 +153,10 @@ class Bench:
         text = rsyncd.configuration({"root": self._new})
         pristine = root / "versions/pristine"
         options = ["-aHX", "-z", "--numeric-ids", f"--link-dest={pristine / OLD}"]
-        with rsyncd.serve(self._scratch, text) as port, relay_to(port) as relay:
+        with (
+            rsyncd.serve(self._scratch, text) as port,
+            relay_to(port, delay=self._delay) as relay,
+        ):
             source = f"rsync://127.0.0.1:{relay.port}/root/"
             cost = run(["rsync", *options, source, pristine / NEW], together=True)
             return Sample(cost, relay.read())

@@ -1,7 +1,9 @@
 """What the inner layers ask of the outside world."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
+
+from olpc_update_query import errors
 
 
 class Clock(Protocol):
@@ -64,6 +66,23 @@ class Stream(NamedTuple):
     is_partial: bool = False
 
 
+class Pieces(NamedTuple):
+    """Several ranges of one file, in the body of one HTTP reply.
+
+    Attributes:
+        total: Length of the whole file in bytes.
+        chunks: The bytes, each piece with its offset, in the order of the offsets.
+            Iterating raises NetworkError when the link fails.
+    """
+
+    total: int
+    chunks: Iterator[tuple[int, bytes]]
+
+
+class RangesRefused(errors.NetworkError):
+    """A server does not give several ranges at once, or not as it should."""
+
+
 class Transport(Protocol):
     """HTTP as the rest of the program sees it.
 
@@ -95,4 +114,20 @@ class Transport(Protocol):
         With a ``validator`` the range counts only while the resource is still the
         version it names; otherwise, or when the server knows no ranges, the whole
         comes, from 0.
+        """
+
+    def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> Pieces:
+        """Ask for several ranges at once.
+
+        What comes lies within them, but for small gaps that a server may close; some
+        may be lacking.
+
+        Args:
+            url: The file.
+            ranges: First offset and the one behind the last, in order, with gaps.
+
+        Raises:
+            RangesRefused: The server is to be asked for one range at a time;
+                iterating raises it as well.
+            NetworkError: The link failed.
         """

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler
@@ -34,9 +34,17 @@ class Trouble(StrEnum):
     HANGUP = "hang up without a word"
     HTML = "a portal's page with status 200"
     IGNORE_RANGE = "the whole, whatever was asked"
+    FEW_RANGES = "the first three of several ranges"
+    FIRST_RANGE = "the first of several ranges, alone"
     LOST = "404"
     NO_TAG = "no ETag, no date"
     PORTAL = "302 to a portal"
+    RANGES_FORBIDDEN = "403 for several ranges"
+    RANGES_IGNORED = "the whole for several ranges"
+    RANGES_JOINED = "all from the first to the last of several ranges"
+    RANGES_MIXED = "other bytes in several ranges"
+    RANGES_REVERSED = "several ranges, the last one first"
+    RANGES_UNMET = "416 for several ranges"
     SHORT_LENGTH = "Content-Length larger than the body"
     SLOW_HEADERS = "headers a byte at a time"
     STALL = "silence after some bytes"
@@ -181,6 +189,19 @@ def unused_port() -> int:
 
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_SEVERAL = re.compile(r"bytes=(\d+-\d+(?:,\d+-\d+)+)")
+BOUNDARY = "between_the_parts"
+
+
+def parts_of(data: bytes, named: Sequence[tuple[tuple[int, int], bytes]]) -> bytes:
+    """Return the body of a reply with several ranges, each with its bytes."""
+    body = b"".join(
+        f"\r\n--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\n"
+        f"Content-Range: bytes {start}-{end - 1}/{len(data)}\r\n\r\n".encode()
+        + part
+        for (start, end), part in named
+    )
+    return body + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -247,6 +268,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self._is(Trouble.CHANGED_TAG):
             tag = f'"{len(self.site.seen)}"'
         headers = {} if self._is(Trouble.NO_TAG) else {"ETag": tag}
+        several = _SEVERAL.fullmatch(self.headers.get("Range", ""))
+        if several is not None and not self._is(Trouble.IGNORE_RANGE):
+            pairs = (pair.split("-") for pair in several[1].split(","))
+            self._several(data, [(int(a), int(b) + 1) for a, b in pairs], headers)
+            return
         start, end, status = self._wanted(data, tag)
         if status == 416:
             self._send(416, {"Content-Range": f"bytes */{len(data)}"}, b"")
@@ -257,6 +283,38 @@ class _Handler(BaseHTTPRequestHandler):
                 f"bytes {start + moved}-{end - 1 + moved}/{len(data) + moved}"
             )
         self._special(data[start:end], status, headers)
+
+    def _several(
+        self, data: bytes, spans: list[tuple[int, int]], headers: dict[str, str]
+    ) -> None:
+        named = [(span, data[span[0] : span[1]]) for span in spans]
+        if self._is(Trouble.RANGES_FORBIDDEN):
+            self._send(403, {}, b"no")
+        elif self._is(Trouble.RANGES_UNMET):
+            self._send(416, {"Content-Range": f"bytes */{len(data)}"}, b"")
+        elif self._is(Trouble.RANGES_IGNORED):
+            self._send(200, headers, data)
+        elif self._is(Trouble.FIRST_RANGE) or self._is(Trouble.RANGES_JOINED):
+            start, end = spans[0][0], spans[-self._is(Trouble.RANGES_JOINED)][1]
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+            self._send(206, headers, data[start:end])
+        else:
+            self._special(self._parts(data, named, headers), 206, headers)
+
+    def _parts(
+        self,
+        data: bytes,
+        named: list[tuple[tuple[int, int], bytes]],
+        headers: dict[str, str],
+    ) -> bytes:
+        if self._is(Trouble.FEW_RANGES):
+            named = named[:3]
+        elif self._is(Trouble.RANGES_REVERSED):
+            named = named[::-1]
+        elif self._is(Trouble.RANGES_MIXED):
+            named = [(span, part[::-1]) for span, part in named]
+        headers["Content-Type"] = f"multipart/byteranges; boundary={BOUNDARY}"
+        return parts_of(data, named)
 
     def _wanted(self, data: bytes, tag: str) -> tuple[int, int, int]:
         found = _RANGE.fullmatch(self.headers.get("Range", ""))

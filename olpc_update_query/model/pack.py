@@ -84,6 +84,11 @@ class Frame(NamedTuple):
         """Length of all segments in bytes."""
         return sum(segment.packed for segment in self.segments)
 
+    @property
+    def range(self) -> "Range":
+        """Where it lies in the pack."""
+        return Range(self.offset, self.packed)
+
 
 # --- segments -----------------------------------------------------------------
 
@@ -352,25 +357,30 @@ class Range(NamedTuple):
     length: int
 
 
-def coalesce(wanted: Iterable[Frame], max_requests: int = MAX_REQUESTS) -> list[Range]:
-    """Choose what to ask for so that few requests bring all wanted frames.
+def coalesce(
+    wanted: Iterable[Range],
+    max_requests: int = MAX_REQUESTS,
+    close_gap: int = CLOSE_GAP,
+) -> list[Range]:
+    """Choose what to ask for so that few requests bring all that is wanted.
 
-    Gaps under 16 KiB are cheaper to fetch than another request. Of the others the
-    largest stay gaps, as many as the number of requests allows.
+    Small gaps are cheaper to fetch than another request. Of the others the largest
+    stay gaps, as many as the number of requests allows.
 
     Args:
-        wanted: Frames in the order of their offsets.
+        wanted: Stretches in the order of their offsets.
         max_requests: The most ranges to return, at least 1.
+        close_gap: Bytes below which a gap is small.
 
     Returns:
         Ranges in order, with gaps between them.
 
     Raises:
-        ValueError: The frames are not in order, or ``max_requests`` is none.
+        ValueError: The stretches are not in order, or ``max_requests`` is none.
     """
     if max_requests < 1:
         raise ValueError("at least one request is needed")
-    ranges = _close_small_gaps(wanted)
+    ranges = _close_small_gaps(wanted, close_gap)
     gaps = [
         (after.offset - before.offset - before.length, number)
         for number, (before, after) in enumerate(pairwise(ranges), start=1)
@@ -380,18 +390,17 @@ def coalesce(wanted: Iterable[Frame], max_requests: int = MAX_REQUESTS) -> list[
     return [_span(ranges[first], ranges[end - 1]) for first, end in pairwise(bounds)]
 
 
-def _close_small_gaps(wanted: Iterable[Frame]) -> list[Range]:
+def _close_small_gaps(wanted: Iterable[Range], close_gap: int) -> list[Range]:
     ranges: list[Range] = []
-    for frame in wanted:
-        this = Range(frame.offset, frame.packed)
+    for this in wanted:
         if not ranges:
             ranges.append(this)
             continue
         last = ranges[-1]
         gap = this.offset - last.offset - last.length
         if gap < 0:
-            raise ValueError("the frames are not in order")
-        if gap < CLOSE_GAP:
+            raise ValueError("the stretches are not in order")
+        if gap < close_gap:
             ranges[-1] = _span(last, this)
         else:
             ranges.append(this)

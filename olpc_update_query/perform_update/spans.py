@@ -44,6 +44,11 @@ class Spans:
         """How many bytes it has."""
         return sum(self._ends) - sum(self._starts)
 
+    @property
+    def finish(self) -> int:
+        """Offset behind the last byte."""
+        return self._ends[-1] if self._ends else 0
+
     def add(self, start: int, end: int) -> None:
         """Add the bytes from ``start`` up to ``end``."""
         if start >= end:
@@ -61,16 +66,23 @@ class Spans:
         place = bisect_right(self._starts, start) - 1
         return max(start, self._ends[place]) if place >= 0 else start
 
-    def run_before(self, end: int) -> int:
-        """Return how many bytes just before ``end`` are there without a gap."""
+    def last_before(self, end: int) -> Span:
+        """Return the last run of bytes before ``end``; none, at 0, if none is there."""
         place = bisect_left(self._starts, end) - 1
-        if place < 0 or self._ends[place] < end:
-            return 0
-        return end - self._starts[place]
+        if place < 0:
+            return Span(0, 0)
+        return Span(self._starts[place], min(self._ends[place], end))
 
     def covers(self, start: int, end: int) -> bool:
         """Say whether all bytes from ``start`` up to ``end`` are there."""
         return self.reach(start) >= end
+
+    def within(self, start: int, end: int) -> Iterator[Span]:
+        """Yield what is there from ``start`` up to ``end``."""
+        place = bisect_right(self._ends, start)
+        while place < len(self._starts) and self._starts[place] < end:
+            yield Span(max(self._starts[place], start), min(self._ends[place], end))
+            place += 1
 
     def gaps(self, start: int, end: int) -> list[Span]:
         """Return what is lacking from ``start`` up to ``end``."""
@@ -81,6 +93,25 @@ class Spans:
             found.append(Span(start, min(stop, end)))
             start = stop
         return found
+
+
+def size_of(spans: Iterable[Span]) -> int:
+    """Return how many bytes spans have that do not overlap."""
+    return sum(end - start for start, end in spans)
+
+
+def offset_in(spans: Iterable[Span], size: int) -> int:
+    """Return the offset up to which spans, in order, have so many bytes.
+
+    Returns:
+        The end of the last where they have no more; 0 without spans.
+    """
+    end = 0
+    for start, end in spans:
+        if size <= end - start:
+            return start + size
+        size -= end - start
+    return end
 
 
 class Receipt(NamedTuple):

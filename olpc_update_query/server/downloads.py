@@ -8,7 +8,11 @@ goes through a link.
 import errno
 import io
 import os
+import secrets
 import stat
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import IO, TYPE_CHECKING, Final, NamedTuple, cast
 
 from werkzeug.datastructures import Range
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 _MAX_DEPTH: Final = 64
 _BLOCK: Final = 1 << 16
+_MOST_RANGES: Final = 128
+_TYPE: Final = "application/octet-stream"
 _ABSENT: Final = {
     errno.EACCES,
     errno.ELOOP,
@@ -36,21 +42,36 @@ _ABSENT: Final = {
 }
 
 
+class Stretch(NamedTuple):
+    """Part of a file.
+
+    Attributes:
+        start: Offset of the first byte.
+        length: How many bytes.
+    """
+
+    start: int
+    length: int
+
+
 class Window(io.RawIOBase):
-    """Part of a file, as a file of its own.
+    """Parts of a file, and what is said between them, as a file of its own.
 
     The server reads it while the client takes it, without holding up a thread.
 
     Args:
         file: The file, which is closed with the window.
-        start: Offset of the first byte.
-        length: How many bytes.
+        pieces: What is to be read, in order.
     """
 
-    def __init__(self, file: IO[bytes], start: int, length: int) -> None:
+    def __init__(self, file: IO[bytes], pieces: Sequence[Stretch | bytes]) -> None:
         super().__init__()
-        self._file, self._start, self._length = file, start, length
-        self._at = 0
+        self._file, self._pieces, self._at = file, pieces, 0
+        lengths = (
+            one.length if isinstance(one, Stretch) else len(one) for one in pieces
+        )
+        self._ends = list(accumulate(lengths))
+        self.length = self._ends[-1]
 
     def readable(self) -> bool:
         """Return True."""
@@ -62,17 +83,28 @@ class Window(io.RawIOBase):
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         """Read the next bytes; 0 at the end."""
-        room = memoryview(buffer).cast("B")
-        self._file.seek(self._start + self._at)
-        data = self._file.read(min(len(room), self._length - self._at))
-        room[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+        room, done = memoryview(buffer).cast("B"), 0
+        while data := self._read_some(len(room) - done):
+            room[done : done + len(data)] = data
+            done += len(data)
+            self._at += len(data)
+        return done
+
+    def _read_some(self, most: int) -> bytes:
+        """Return what comes next of one piece."""
+        number = bisect_right(self._ends, self._at)
+        if number == len(self._ends) or not most:
+            return b""
+        piece, left = self._pieces[number], self._ends[number] - self._at
+        if isinstance(piece, bytes):
+            return piece[len(piece) - left :][:most]
+        self._file.seek(piece.start + piece.length - left)
+        return self._file.read(min(most, left))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move in the window."""
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}
-        self._at = max(0, min(origin[whence] + offset, self._length))
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.length}
+        self._at = max(0, min(origin[whence] + offset, self.length))
         return self._at
 
     def close(self) -> None:
@@ -137,46 +169,74 @@ def _descend(top: bytes, parts: list[bytes]) -> Found | None:
 
 
 def reply(found: Found, environ: "WSGIEnvironment") -> Response:
-    """Return the reply that sends a file, or the one range of it that was asked for.
+    """Return the reply that sends a file, or the ranges of it that were asked for.
 
     Args:
         found: The file; the reply closes it.
         environ: The request.
     """
     tag = f"{found.changed_ns:x}-{found.size:x}"
-    response = Response(mimetype="application/octet-stream", direct_passthrough=True)
+    response = Response(mimetype=_TYPE, direct_passthrough=True)
     response.set_etag(tag)
     response.headers["Accept-Ranges"] = "bytes"
     # a published build never changes; what is replaced gets another tag
     response.headers["Cache-Control"] = "public, max-age=3600"
-    start, stop = 0, found.size
-    wanted = _range(environ, tag)
+    pieces: list[Stretch | bytes] = [Stretch(0, found.size)]
+    wanted = _ranges(environ, tag)
     if wanted is not None:
-        span = wanted.range_for_length(found.size)
-        if span is None:
+        stretches = _stretches(wanted, found.size)
+        if not stretches:
             found.file.close()
             return _unsatisfiable(found.size)
-        start, stop = span
         response.status_code = 206
-        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{found.size}"
-    window = Window(found.file, start, stop - start)
+        pieces = _partial(response, stretches, found.size)
+    window = Window(found.file, pieces)
     response.response = wrap_file(environ, cast("IO[bytes]", window), _BLOCK)
-    response.content_length = stop - start
+    response.content_length = window.length
     response.call_on_close(window.close)
     if wanted is None:
         response.make_conditional(environ)
     return response
 
 
-def _range(environ: "WSGIEnvironment", tag: str) -> Range | None:
+def _ranges(environ: "WSGIEnvironment", tag: str) -> Range | None:
+    """Return the ranges to obey; those that overlap or go back are not read."""
     condition = str(environ.get("HTTP_IF_RANGE", tag)).strip().strip('"')
     header = environ.get("HTTP_RANGE")
     if environ["REQUEST_METHOD"] != "GET" or condition != tag:
         return None
     wanted = parse_range_header(None if header is None else str(header))
-    if wanted is None or wanted.units != "bytes" or len(wanted.ranges) != 1:
+    if wanted is None or wanted.units != "bytes":
         return None
-    return wanted
+    return wanted if len(wanted.ranges) <= _MOST_RANGES else None
+
+
+def _stretches(wanted: Range, size: int) -> list[Stretch]:
+    """Return the ranges that the file has."""
+    spans = (
+        Range("bytes", [one]).range_for_length(size)
+        for one in cast("list[tuple[int, int | None]]", wanted.ranges)
+    )
+    return [Stretch(span[0], span[1] - span[0]) for span in spans if span]
+
+
+def _partial(
+    response: Response, stretches: list[Stretch], size: int
+) -> list[Stretch | bytes]:
+    """Return the body of a reply with ranges, RFC 9110, 14.6; set its headers."""
+    named = [
+        f"bytes {start}-{start + length - 1}/{size}" for start, length in stretches
+    ]
+    if len(stretches) == 1:
+        response.headers["Content-Range"] = named[0]
+        return [*stretches]
+    mark = secrets.token_hex(16)
+    response.headers["Content-Type"] = f"multipart/byteranges; boundary={mark}"
+    body: list[Stretch | bytes] = []
+    for stretch, name in zip(stretches, named, strict=True):
+        head = f"\r\n--{mark}\r\nContent-Type: {_TYPE}\r\nContent-Range: {name}\r\n\r\n"
+        body += [head.encode(), stretch]
+    return [*body, f"\r\n--{mark}--\r\n".encode()]
 
 
 def _unsatisfiable(size: int) -> Response:

@@ -121,13 +121,21 @@ def content_range(response: requests.Response) -> tuple[int, int, int | None]:
         NetworkError: They are missing or impossible.
     """
     url = shown(response.url)
-    found = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    found = read_content_range(response.headers.get("Content-Range", ""))
     if found is None:
-        raise errors.NetworkError(url, "206 came without a range that can be read")
+        raise errors.NetworkError(url, "206 came without a possible range")
+    return found
+
+
+def read_content_range(text: str) -> tuple[int, int, int | None] | None:
+    """Return first offset, offset after the last, and the whole length, if it says."""
+    found = _RANGE.fullmatch(text.strip())
+    if found is None:
+        return None
     first, last = int(found[1]), int(found[2])
     total = None if found[3] == "*" else int(found[3])
     if last < first or (total is not None and last >= total):
-        raise errors.NetworkError(url, f"impossible range {found[0]}")
+        return None
     return first, last + 1, total
 
 

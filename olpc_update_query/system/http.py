@@ -9,7 +9,7 @@ Importing this module costs as much as requests does: import it where it is used
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from http.client import HTTPException, IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
@@ -19,7 +19,7 @@ import requests
 import urllib3
 
 from olpc_update_query import errors
-from olpc_update_query.ports import Reply, Stream
+from olpc_update_query.ports import Pieces, RangesRefused, Reply, Stream
 from olpc_update_query.system.headers import (
     check_status,
     content_length,
@@ -36,8 +36,10 @@ from olpc_update_query.system.headers import (
     request_size,
     retry_after,
     shown,
+    status,
     validator_of,
 )
+from olpc_update_query.system.multipart import Parts, boundary_of
 from olpc_update_query.system.network import proxy_for
 from olpc_update_query.system.proxy_login import ProxyLogin
 
@@ -172,6 +174,7 @@ class HttpTransport:
             ProxyRefused: The proxy wants other credentials.
             NetworkError: Anything else; iterating the chunks raises it as well.
         """
+        advance = self._book(length)
         headers = {}
         if start or length is not None:
             last = "" if length is None else start + length - 1
@@ -183,10 +186,39 @@ class HttpTransport:
             response.close()
             response = self._follow(url, {})
         try:
-            return self._stream(response, start, length)
+            return self._stream(response, start, length, advance)
         except BaseException:
             response.close()
             raise
+
+    def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> Pieces:
+        """Ask for several ranges at once; see ``ports.Transport``.
+
+        Raises:
+            RangesRefused: Anything else came; iterating raises it as well.
+            NetworkError: The link failed; likewise.
+        """
+        advance = self._book(sum(end - start for start, end in ranges))
+        wanted = ",".join(f"{start}-{end - 1}" for start, end in ranges)
+        response = self._follow(url, {"Range": f"bytes={wanted}"})
+        try:
+            return self._pieces(response, ranges, advance)
+        except BaseException:
+            response.close()
+            raise
+
+    def _book(self, length: int | None) -> int:
+        """Return for how many of the bytes to come is paid in advance."""
+        return 0
+
+    def _paced(
+        self,
+        body: "_Body",
+        advance: int,
+        left: int | None,
+    ) -> Iterator[bytes]:
+        """Return a body as it is to be read."""
+        return body
 
     def _follow(
         self, url: str, headers: dict[str, str], left: int = MAX_REDIRECTS
@@ -202,8 +234,30 @@ class HttpTransport:
             raise errors.NoAnswer(shown(url), pointed_to(response))
         return self._follow(target, headers, left - 1)
 
+    def _pieces(
+        self, response: requests.Response, ranges: Sequence[tuple[int, int]], paid: int
+    ) -> Pieces:
+        """Check what the reply's headers claim, before anybody reads its body."""
+        url = shown(response.url)
+        coding = response.headers.get("Content-Encoding", "identity")
+        if response.status_code != 206 or coding != "identity":
+            raise RangesRefused(url, f"several ranges at once: {status(response)}")
+        boundary = boundary_of(response.headers.get("Content-Type", ""))
+        try:
+            head = None if boundary else content_range(response)
+        except errors.NetworkError as error:
+            raise RangesRefused(url, "several ranges at once: none came") from error
+        size = content_length(response)
+        body = self._paced(self._body(response, size), paid, size)
+        parts = Parts(url, body, ranges, boundary, head)
+        return Pieces(parts.total, parts)
+
     def _stream(
-        self, response: requests.Response, start: int, length: int | None
+        self,
+        response: requests.Response,
+        start: int,
+        length: int | None,
+        paid: int,
     ) -> Stream:
         """Check what the reply's headers claim, before anybody reads its body."""
         url = shown(response.url)
@@ -212,15 +266,16 @@ class HttpTransport:
             raise errors.NoAnswer(url, "a web page came instead of the file")
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise errors.NetworkError(url, "sent compressed, which was not asked for")
-        size = content_length(response)
+        size = left = content_length(response)
         if response.status_code == 206:
             first, end, total = content_range(response)
+            left = end - first
             wrong_end = length is not None and end > start + length
             if first != start or wrong_end or size not in {None, end - first}:
                 raise errors.NetworkError(url, "another range came than was asked for")
         else:
             first, total = 0, size
-        body = self._body(response, size)
+        body = self._paced(self._body(response, size), paid, left)
         is_partial = response.status_code == 206
         return Stream(first, total, body, validator_of(response), is_partial)
 

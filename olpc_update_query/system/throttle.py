@@ -8,7 +8,7 @@ from typing import Any
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
-from olpc_update_query.ports import Clock, Stream
+from olpc_update_query.ports import Clock
 from olpc_update_query.system.http import PIECE, HttpTransport
 
 _PIECE = 1 / 16  # seconds: what is read in one go
@@ -67,25 +67,18 @@ class ThrottledTransport(HttpTransport):
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Narrow(self._window))
 
-    def get(
-        self,
-        url: str,
-        *,
-        start: int = 0,
-        length: int | None = None,
-        validator: str | None = None,
-    ) -> Stream:
-        """Ask for bytes that will come slowly; see ``HttpTransport.get``."""
+    def _book(self, length: int | None) -> int:
         advance = 2 * self._window + self._piece + _BEHIND_HEAD
         if length is not None:
             advance = min(advance, length)
         self.pay(advance)
         self.wait()
-        stream = super().get(url, start=start, length=length, validator=validator)
-        left = None if stream.total is None else stream.total - stream.start
-        if stream.is_partial and length is not None:
-            left = length if left is None else min(length, left)
-        return stream._replace(chunks=_Slowly(self, stream.chunks, advance, left))
+        return advance
+
+    def _paced(
+        self, body: Iterator[bytes], advance: int, left: int | None
+    ) -> Iterator[bytes]:
+        return _Slowly(self, body, advance, left)
 
     def _count(self, received: int = 0, *, sent: int = 0) -> None:
         super()._count(received, sent=sent)

@@ -277,7 +277,7 @@ def pack(data: bytes) -> None:
     again = b"".join([encode_pack_header(header), *map(encode_pack_frame, found)])
     need(again == data, "an index has two spellings")
     _check_frames(found, 0, header.length)
-    ranges = coalesce(found)
+    ranges = coalesce(frame.range for frame in found)
     need(len(ranges) <= MAX_REQUESTS, "it needs too many requests")
     spans = [range(start, start + length) for start, length in ranges]
     for frame in found:

@@ -102,15 +102,15 @@ def test_a_pack_index_must_be_complete(data: bytes) -> None:
         read_index(data)
 
 
-def wanted(*spans: tuple[int, int]) -> list[Frame]:
-    return [whole(ONE, end - start, 1, start) for start, end in spans]
+def wanted(*spans: tuple[int, int]) -> list[Range]:
+    return [whole(ONE, end - start, 1, start).range for start, end in spans]
 
 
 K = 1 << 10
 
 
 @pytest.mark.parametrize(
-    ("frames", "requests", "ranges"),
+    ("stretches", "requests", "ranges"),
     [
         pytest.param([], 48, [], id="nothing"),
         pytest.param(wanted((5, 9)), 48, [(5, 4)], id="one"),
@@ -137,9 +137,9 @@ K = 1 << 10
     ],
 )
 def test_coalesce(
-    frames: list[Frame], requests: int, ranges: list[tuple[int, int]]
+    stretches: list[Range], requests: int, ranges: list[tuple[int, int]]
 ) -> None:
-    assert coalesce(frames, requests) == [Range(*span) for span in ranges]
+    assert coalesce(stretches, requests) == [Range(*span) for span in ranges]
 
 
 gaps = st.sampled_from([0, 1, CLOSE_GAP - 1, CLOSE_GAP, 3 * CLOSE_GAP, 9 * CLOSE_GAP])
@@ -156,12 +156,12 @@ def spread(pairs: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 def test_ranges_hold_all_that_is_wanted(
     pairs: list[tuple[int, int]], requests: int
 ) -> None:
-    frames = wanted(*spread(pairs))
-    ranges = coalesce(frames, requests)
+    stretches = wanted(*spread(pairs))
+    ranges = coalesce(stretches, requests)
     assert len(ranges) <= requests
-    for frame in frames:
+    for start, size in stretches:
         assert any(
-            offset <= frame.offset and frame.offset + frame.packed <= offset + length
+            offset <= start and start + size <= offset + length
             for offset, length in ranges
         )
     between = [
@@ -169,11 +169,17 @@ def test_ranges_hold_all_that_is_wanted(
         for before, after in pairwise(ranges)
     ]
     assert min(between, default=CLOSE_GAP) >= CLOSE_GAP
-    more = coalesce(frames, requests + 1)
+    more = coalesce(stretches, requests + 1)
     assert sum(length for _, length in more) <= sum(length for _, length in ranges)
 
 
-def test_frames_out_of_order_are_a_bug() -> None:
+def test_what_is_far_apart_is_for_the_caller_to_say() -> None:
+    stretches = wanted((0, 9), (109, 118))
+    assert coalesce(stretches, close_gap=101) == [Range(0, 118)]
+    assert coalesce(stretches, close_gap=100) == stretches
+
+
+def test_stretches_out_of_order_are_a_bug() -> None:
     with pytest.raises(ValueError, match="order"):
         coalesce(wanted((50, 60), (0, 9)))
     with pytest.raises(ValueError, match="request"):

@@ -30,6 +30,7 @@ from olpc_update_query.server.login import TRIES, set_password
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import Assignment, Scope
 from olpc_update_query.server.rollout import Kind as Whom
+from olpc_update_query.system.http import HttpTransport
 from tests.keys import ring, signer
 from tests.nginx.stack import CONFIGURATION, Stack, configured, patiently, stack
 from tests.server.sites import HandClock, assign, list_laptops, make_site, settle
@@ -98,6 +99,20 @@ def log_in(school: Stack, password: str, **options: str) -> tuple[int, str]:
 
 
 # --- the main job -------------------------------------------------------------
+
+
+def test_a_hundred_ranges_are_one_request(school: Stack) -> None:
+    pack = (school.site / "builds" / NEW / "pack").read_bytes()
+    spans = [(at, at + 3) for at in range(0, len(pack) - 3, len(pack) // 100)][:100]
+    url = f"http://127.0.0.1:{school.port}/builds/{NEW}/pack"
+    with contextlib.closing(HttpTransport("test/1")) as transport:
+        pieces = transport.get_ranges(url, spans)
+        assert pieces.total == len(pack)
+        come = {at: piece for at, piece in pieces.chunks}
+        assert transport.requests == 1
+    assert len(spans) == 100
+    assert b"".join(come.values()) == b"".join(pack[a:b] for a, b in spans)
+    assert all(pack[at : at + len(piece)] == piece for at, piece in come.items())
 
 
 def test_a_laptop_is_updated_through_it(

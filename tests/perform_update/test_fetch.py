@@ -125,6 +125,7 @@ def test_a_path_is_as_good_as_a_file_url(world: World) -> None:
 def test_many_scattered_contents_take_few_requests(
     world: World, tmp_path: Path
 ) -> None:
+    """Even of a server that gives only one range at a time."""
     contents = {f"f{n:03}": os.urandom(20_000) for n in range(120)}
     changed = {n: (b"new" + c if int(n[1:]) % 2 else c) for n, c in contents.items()}
     world.old = make_build(tmp_path / "old2", "770", contents)
@@ -133,6 +134,7 @@ def test_many_scattered_contents_take_few_requests(
     world.downloads = world.downloads.with_name(world.new.digest)
     shutil.rmtree(world.near.root)
     publish(world.near.root, world.new)
+    world.near.misbehave("pack", Trouble.RANGES_FORBIDDEN)
     report = world.fetch(world.near.url)
     world.assert_complete()
     assert 46 <= world.near.names().count("pack") <= 52

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from olpc_update_query.perform_update.sources.spool import (
     need_room,
 )
 from olpc_update_query.perform_update.spans import Span
-from olpc_update_query.ports import Stream
+from olpc_update_query.ports import Pieces, RangesRefused, Stream
 from tests.perform_update.published import Recorder, StillClock
 
 
@@ -37,6 +37,9 @@ class Shelf:
     tells_length: bool = True
     cut: int | None = None
     asked: list[tuple[int, int | None]] = field(default_factory=list)
+
+    def open_ranges(self, name: str, spans: Sequence[Span]) -> Pieces:
+        raise RangesRefused(self.url, "one range at a time")
 
     def open(self, name: str, *, start: int = 0, length: int | None = None) -> Stream:
         self.asked.append((start, length))

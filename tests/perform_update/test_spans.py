@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from olpc_update_query.perform_update.spans import Receipt, Span, Spans, read_journal
+from olpc_update_query.perform_update.spans import (
+    Receipt,
+    Span,
+    Spans,
+    offset_in,
+    read_journal,
+)
 
 _pairs = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=12)
 
@@ -27,9 +33,20 @@ def test_spans_are_a_set_of_bytes(
     assert spans.covers(start, end) == (not lacking or start >= end)
     reach = spans.reach(start)
     assert reach not in model and set(range(start, reach)) <= model  # noqa: PT018
-    run = spans.run_before(end)
-    assert set(range(end - run, end)) <= model
-    assert end - run - 1 not in model or run == 0
+    last = spans.last_before(end)
+    assert set(range(*last)) <= model
+    assert not set(range(last.end, end)) & model
+    assert last == (0, 0) or last.start - 1 not in model
+    within = [byte for one in spans.within(start, end) for byte in range(*one)]
+    assert within == sorted(model & set(range(start, end)))
+
+
+@pytest.mark.parametrize(
+    ("size", "offset"), [(0, 5), (1, 6), (4, 9), (5, 21), (6, 22), (99, 22)]
+)
+def test_offset_after_so_many_bytes(size: int, offset: int) -> None:
+    assert offset_in([Span(5, 9), Span(20, 22)], size) == offset
+    assert offset_in([], size) == 0
 
 
 LINES = b"0 100 http://a.test/x\n200 300 rsync://b.test/y z\n"

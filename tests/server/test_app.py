@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from email import message_from_bytes
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
@@ -20,7 +21,7 @@ from olpc_update_query.model.messages import Query
 from olpc_update_query.model.orders import Order
 from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server.app import base_url, create_app
-from olpc_update_query.server.downloads import Window
+from olpc_update_query.server.downloads import Stretch, Window
 from olpc_update_query.server.pages import FRESH, may_look
 from olpc_update_query.server.rollout import DEFAULT, Assignment
 from olpc_update_query.server.site import Audience, Site
@@ -338,7 +339,50 @@ def test_a_range_is_served(served: Served, wanted: str, start: int, stop: int) -
     assert reply.body == PACK[start:stop]
 
 
-@pytest.mark.parametrize("wanted", ["bytes=300000-", "bytes=999999-9999999"])
+def test_several_ranges_are_served_at_once(served: Served) -> None:
+    wanted = "bytes=0-0,100-199,299990-299999,400000-400001"
+    reply = served.get("/builds/762/pack", Range=wanted)
+    kind = reply.headers["content-type"]
+    assert (reply.status, int(reply.headers["content-length"])) == (
+        206,
+        len(reply.body),
+    )
+    whole = b"Content-Type: " + kind.encode() + b"\r\n\r\n" + reply.body
+    parts = list(message_from_bytes(whole).walk())[1:]
+    assert "content-range" not in reply.headers
+    assert [part["Content-Range"] for part in parts] == [
+        f"bytes 0-0/{SIZE}",
+        f"bytes 100-199/{SIZE}",
+        f"bytes {SIZE - 10}-{SIZE - 1}/{SIZE}",
+    ]
+    bodies = [part.get_payload(decode=True) for part in parts]
+    assert bodies == [PACK[:1], PACK[100:200], PACK[-10:]]
+
+
+def test_of_several_ranges_one_may_be_in_the_file(served: Served) -> None:
+    reply = served.get("/builds/762/pack", Range="bytes=5-9,300000-300001")
+    assert (reply.status, reply.body) == (206, PACK[5:10])
+    assert reply.headers["content-range"] == f"bytes 5-9/{SIZE}"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "bytes=" + ",".join(f"{at * 2}-{at * 2}" for at in range(129)),
+        "bytes=" + ",".join(["0-"] * 100),
+        "bytes=0-99,50-149",
+    ],
+    ids=["many", "the same", "overlapping"],
+)
+def test_greedy_ranges_are_not_obeyed(served: Served, wanted: str) -> None:
+    reply = served.get("/builds/762/pack", Range=wanted)
+    assert (reply.status, reply.body) == (200, PACK)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["bytes=300000-", "bytes=999999-9999999", "bytes=300000-300001,400000-"],
+)
 def test_a_range_outside_is_refused(served: Served, wanted: str) -> None:
     reply = served.get("/builds/762/pack", Range=wanted)
     assert reply.status == 416
@@ -347,7 +391,7 @@ def test_a_range_outside_is_refused(served: Served, wanted: str) -> None:
 
 @pytest.mark.parametrize(
     "wanted",
-    ["", "nonsense", "bytes=", "bytes=5-2", "lines=1-2", "bytes=0-1,5-6", "bytes=a-b"],
+    ["", "nonsense", "bytes=", "bytes=5-2", "lines=1-2", "bytes=5-6,0-1", "bytes=a-b"],
 )
 def test_what_is_no_range_is_not_obeyed(served: Served, wanted: str) -> None:
     reply = served.get("/builds/762/pack", Range=wanted)
@@ -374,15 +418,24 @@ def test_a_file_that_is_known_is_not_sent_again(served: Served) -> None:
     assert (other.status, other.body) == (200, PACK)
 
 
+a_stretch = st.tuples(st.integers(0, 64), st.integers(0, 64)).map(
+    lambda pair: Stretch(min(pair), max(pair) - min(pair))
+)
+a_piece = st.one_of(st.binary(max_size=9), a_stretch)
+
+
 @given(st.data())
 def test_a_window_reads_as_the_part_it_shows(data: st.DataObject) -> None:
     whole = bytes(range(64))
-    start = data.draw(st.integers(0, 64))
-    length = data.draw(st.integers(0, 64 - start))
-    part = whole[start : start + length]
+    pieces = data.draw(st.lists(a_piece, min_size=1, max_size=4))
+    part = b"".join(
+        one if isinstance(one, bytes) else whole[one.start : one.start + one.length]
+        for one in pieces
+    )
+    length = len(part)
     with tempfile.TemporaryFile(buffering=0) as file:
         file.write(whole)
-        window = Window(file, start, length)
+        window = Window(file, pieces)
         size = data.draw(st.integers(1, 70))
         assert b"".join(iter(lambda: window.read(size), b"")) == part
         at = data.draw(st.integers(0, length))

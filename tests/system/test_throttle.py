@@ -29,6 +29,21 @@ def test_a_download_keeps_below_its_bandwidth(tmp_path: Path, limit: int) -> Non
     assert clock.boottime() == pytest.approx(len(DATA) * packets / limit, rel=0.02)
 
 
+def test_several_ranges_keep_below_it(tmp_path: Path) -> None:
+    (tmp_path / "pack").write_bytes(DATA)
+    spans = [(at, at + 2000) for at in range(0, 250_000, 2500)]
+    clock = FakeClock(0)
+    with serve(tmp_path) as site:
+        transport = ThrottledTransport("test", {}, clock, 50_000)
+        chunks = transport.get_ranges(site.url + "pack", spans).chunks
+        assert b"".join(piece for _, piece in chunks) == b"".join(
+            DATA[start:end] for start, end in spans
+        )
+        transport.close()
+    wire = transport.received * 1500 / 1448
+    assert clock.boottime() == pytest.approx(wire / 50_000, rel=0.02)
+
+
 def test_time_that_passed_anyway_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "pack").write_bytes(DATA)
     clock = FakeClock(0)

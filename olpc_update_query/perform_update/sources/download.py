@@ -5,6 +5,9 @@ left to do, and for as long as that makes the whole faster: over a link that los
 packets one connection gets a fifth of the bandwidth. A mirror that says nothing for
 four seconds, or is far slower than another, is left: its span is given to the next,
 and what it gave is kept. No counter ends a download that moves.
+
+Small spans all over a file are asked for many at a time. A mirror that cannot do that
+is asked for few long ones, with what lies between, which is dropped.
 """
 
 import logging
@@ -14,11 +17,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from olpc_update_query import errors
+from olpc_update_query.model.pack import Range, coalesce
 from olpc_update_query.perform_update.sources.lanes import Lane
 from olpc_update_query.perform_update.sources.mirrors import Mirror, ranked
 from olpc_update_query.perform_update.sources.spool import AnotherFile, Spool
-from olpc_update_query.perform_update.spans import Span, Spans
-from olpc_update_query.ports import Clock, Progress
+from olpc_update_query.perform_update.spans import Span, Spans, offset_in, size_of
+from olpc_update_query.ports import Clock, Progress, RangesRefused
 
 HEAD = 256 * 1024  # bytes asked for first, when it is not known how fast they come
 SPELL = 10.0  # seconds that what is asked for in one go shall take
@@ -70,7 +74,7 @@ class Download:
         self.lock = threading.Condition()
         self._mirrors, self._clock, self._tell = mirrors, clock, tell
         self._lanes: list[Lane] = []
-        self._wanted: list[Span] = []
+        self._wanted, self._bridged = Spans(), Spans()
         self._target, self._is_enough = 1, False
         self._added, self._before = 0.0, 0.0
         self._pauses = 0
@@ -95,7 +99,11 @@ class Download:
             CorruptContent: Every mirror has more than there may be.
             TreeError: The disk is full or failing.
         """
-        self._wanted = list(wanted)
+        self._wanted = Spans(wanted)
+        stretches = (Range(start, end - start) for start, end in self._wanted)
+        self._bridged = Spans(
+            (start, start + length) for start, length in coalesce(stretches)
+        )
         try:
             with self.lock:
                 while self._gaps():
@@ -117,30 +125,26 @@ class Download:
     # --- what is left to do -----------------------------------------------------
 
     def _gaps(self) -> list[Span]:
-        length = self.spool.length
-        found: list[Span] = []
-        for start, end in self._wanted:
-            stop = end if length is None else min(end, length)
-            found += self.spool.have.gaps(start, stop)
-        return found
+        return self.lacking(0, self.finish())
 
     def _free(self) -> Span | None:
-        """Return the first span that no lane is after."""
+        """Return the first stretch with a gap that no lane is after."""
         taken = Spans((lane.position, lane.end) for lane in self._lanes)
-        for gap in self._gaps():
-            for span in taken.gaps(*gap):
-                return span
+        for stretch in taken.gaps(0, self.finish()):
+            if self.lacking(*stretch):
+                return stretch
         return None
 
     def lacking(self, start: int, end: int) -> list[Span]:
         """Return what of these bytes is wanted and has not come."""
-        gaps = self._gaps()
-        cut = (Span(max(gap.start, start), min(gap.end, end)) for gap in gaps)
-        return [span for span in cut if span.start < span.end]
+        if self.spool.length is not None:
+            end = min(end, self.spool.length)
+        wanted = self._wanted.within(start, end)
+        return [gap for span in wanted for gap in self.spool.have.gaps(*span)]
 
     def finish(self) -> int:
         """Return where the last of what is wanted ends."""
-        return self._wanted[-1].end
+        return self._wanted.finish
 
     def heard(self, lane: Lane) -> None:
         """Leave a span that several were asked for to the one that brings it."""
@@ -174,6 +178,8 @@ class Download:
             if error is None:
                 if lane.got and not lane.is_cancelled:
                     lane.mirror.do_well(max(lane.rate(now), 1.0))
+            elif isinstance(error, RangesRefused):
+                lane.mirror.ranges = 1
             elif isinstance(error, _ENDS_ALL) or not isinstance(
                 error, errors.UpdateError
             ):
@@ -260,15 +266,14 @@ class Download:
         busy = {id(lane.mirror) for lane in self._lanes}
         for mirror in self._available():
             if id(mirror) not in busy:
-                first = self._gaps()[0]
-                end = first.start + self._portion(mirror, first)
-                self._lanes.append(Lane(mirror, self, Span(first.start, end)))
+                job = self._job(mirror, Span(0, self.finish()))
+                self._lanes += [Lane(mirror, self, job)] if job else []
                 return
 
     def _wants_more(self, now: float) -> bool:
         """Tell whether one more connection is worth a try."""
         rate = self._rate()
-        left = sum(end - start for start, end in self._gaps())
+        left = size_of(self._gaps())
         if self._target >= MOST or left < WORTHWHILE * rate:
             return False
         is_due = self._target > 1 and now - self._added >= PROBATION
@@ -301,7 +306,7 @@ class Download:
         for mirror in self._available():
             span = self._free()
             if span is not None:
-                span = Span(span.start, span.start + self._portion(mirror, span))
+                span = self._job(mirror, span)
             else:
                 span = self._take_over(mirror, now)
             if span is not None:
@@ -309,9 +314,21 @@ class Download:
                 return True
         return False
 
-    def _portion(self, mirror: Mirror, span: Span) -> int:
-        """Return how much of a span to ask a mirror for in one go."""
-        length = span.end - span.start
+    def _job(self, mirror: Mirror, stretch: Span) -> Span | None:
+        """Return how far into a stretch to ask a mirror for its gaps in one go."""
+        gaps = self.lacking(*stretch)
+        if not gaps:
+            return None
+        if mirror.ranges == 1:
+            bridge = next(self._bridged.within(gaps[0].start, stretch.end))
+            last = [gap for gap in gaps if gap.start < bridge.end][-1]
+            gaps = [Span(gaps[0].start, last.end)]
+        gaps = gaps[: mirror.ranges]
+        portion = self._portion(mirror, size_of(gaps))
+        return Span(gaps[0].start, offset_in(gaps, portion))
+
+    def _portion(self, mirror: Mirror, length: int) -> int:
+        """Return how many of so many bytes to ask a mirror for in one go."""
         portion = max(HEAD, int(mirror.rate * SPELL))
         # leave something for the connections that there are, and for one more
         shares = self._target + (length > mirror.rate * WORTHWHILE)
@@ -322,21 +339,22 @@ class Download:
 
     def _take_over(self, mirror: Mirror, now: float) -> Span | None:
         """Take a span, or the end of one, from the lane that needs longest for it."""
-        busy = [lane for lane in self._lanes if lane.end > lane.position]
+        busy = [lane for lane in self._lanes if lane.rest()]
         victim = max(busy, key=lambda lane: lane.left(now), default=None)
         if victim is None:
             return None
         silent = now - victim.moved
         if silent >= (LONG_SILENCE if victim.mirror is mirror else SILENCE):
-            return Span(victim.position, victim.end)
+            return self._job(mirror, Span(victim.position, victim.end))
         if victim.mirror is mirror or victim.left(now) < WORTHWHILE:
             return None
         mine, its = mirror.rate, victim.rate(now)
         share = its / (its + mine) if mine else 0.5
-        start = victim.position + int((victim.end - victim.position) * share)
+        rest = victim.rest()
+        start = offset_in(rest, int(size_of(rest) * share))
         span = Span(start, victim.end)
         victim.end = start
-        return span
+        return self._job(mirror, span)
 
     def _look_for_anybody(self, now: float) -> None:
         """Nobody is at work: ask the next one, wait, or give up.

@@ -37,6 +37,8 @@ from olpc_update_query.system.files import disk_errors
 
 PACK = "pack"
 _SLACK = 64 * 1024
+_CLOSE = 512  # bytes between two ranges that cost less than the head of another one
+_MOST_RANGES = 4096
 _MUCH = 2 << 20
 """Bytes to fetch from which on it may pay to make one content of others, and the most
 that the description of how to do it may take."""
@@ -305,7 +307,8 @@ def _lay_out(
     needs = intake.needs()
     with disk_errors(index), open(index, "rb") as file:
         header, frames = read_pack_index(file)
-        ranges = coalesce(frame for frame in frames if frame.digest in needs)
+        wanted = (frame.range for frame in frames if frame.digest in needs)
+        ranges = coalesce(wanted, _MOST_RANGES, _CLOSE)
     return header, [
         gap
         for one in ranges

@@ -1,9 +1,11 @@
 """A build on a web server."""
 
 import os
+from collections.abc import Sequence
 from urllib.parse import quote
 
-from olpc_update_query.ports import Stream, Transport
+from olpc_update_query.perform_update.spans import Span
+from olpc_update_query.ports import Pieces, Stream, Transport
 
 
 class WebFiles:
@@ -30,8 +32,16 @@ class WebFiles:
         Raises:
             NetworkError: See ``system.http``.
         """
-        return self._transport.get(
-            f"{self.url}/{quote(os.fsencode(name))}",
-            start=start,
-            length=length,
-        )
+        return self._transport.get(self._where(name), start=start, length=length)
+
+    def open_ranges(self, name: str, spans: Sequence[Span]) -> Pieces:
+        """Open spans of a file.
+
+        Raises:
+            RangesRefused: The server is to be asked for one at a time.
+            NetworkError: See ``system.http``.
+        """
+        return self._transport.get_ranges(self._where(name), spans)
+
+    def _where(self, name: str) -> str:
+        return f"{self.url}/{quote(os.fsencode(name))}"

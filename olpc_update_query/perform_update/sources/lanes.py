@@ -17,7 +17,7 @@ from olpc_update_query.perform_update.sources.spool import (
     Spool,
     differs,
 )
-from olpc_update_query.perform_update.spans import Span
+from olpc_update_query.perform_update.spans import Span, Spans, size_of
 
 _GLIMPSE = 64  # bytes compared at a mirror that has shown more before
 
@@ -47,6 +47,7 @@ class Lane:
         mirror: Whom it asks.
         position: Offset of the byte that it needs next.
         end: Where its span ends; whoever lowers it takes the rest away.
+        asked: What of its span it has asked for.
         got: How many bytes have come.
         gave: How many of them were new.
         begun: When it was begun, by the monotonic clock: a laptop that was suspended
@@ -60,6 +61,7 @@ class Lane:
     def __init__(self, mirror: Mirror, dispatcher: Dispatcher, span: Span) -> None:
         self.mirror, self._dispatcher = mirror, dispatcher
         self.position, self.end = span
+        self.asked = [span]
         self.got = self.gave = 0
         self.is_cancelled = self.is_over = False
         self.begun = self.moved = time.monotonic()
@@ -76,7 +78,11 @@ class Lane:
 
     def left(self, now: float) -> float:
         """Return how many seconds it still needs, at its rate so far."""
-        return (self.end - self.position) / max(self.rate(now), 0.001)
+        return size_of(self.rest()) / max(self.rate(now), 0.001)
+
+    def rest(self) -> list[Span]:
+        """Return what it has asked for and has not got."""
+        return list(Spans(self.asked).within(self.position, self.end))
 
     def _run(self) -> None:
         try:
@@ -88,23 +94,54 @@ class Lane:
             self._dispatcher.lock.notify()
 
     def _carry(self) -> None:
-        name, spool = self._dispatcher.name, self._dispatcher.spool
         with self._dispatcher.lock:
-            overlap = _GLIMPSE if name in self.mirror.shown else OVERLAP
-            start = self.position - min(spool.have.run_before(self.position), overlap)
-            asked = self.end
-        with Feed(self.mirror.files, name, start, asked - start) as feed:
+            spans = self._choose()
+        if not spans:
+            return
+        with Feed(self.mirror.files, self._dispatcher.name, spans) as feed:
             with self._dispatcher.lock:
                 self._begin(feed)
-            for at, data in feed.read():
-                if feed.is_ranged and feed.position > asked:
-                    what = f"the bytes up to {asked}"
-                    raise errors.CorruptContent(feed.url, what, "more")
-                with self._dispatcher.lock:
-                    if not self._accept(at, data, feed):
-                        return
+            if not self._take_in(feed, spans):
+                return
         with self._dispatcher.lock:
             self._finish(feed)
+
+    def _choose(self) -> list[Span]:
+        """Return what to ask for: what is lacking, or all from its first to its last.
+
+        It begins with bytes that are there, to see that it is the same file.
+        """
+        lacking = self._dispatcher.lacking(self.position, self.end)
+        if not lacking:
+            return []
+        if self.mirror.ranges == 1:
+            lacking = [Span(lacking[0].start, lacking[-1].end)]
+        self.asked = lacking[: self.mirror.ranges]
+        self.position, self.end = self.asked[0].start, self.asked[-1].end
+        is_known = self._dispatcher.name in self.mirror.shown
+        overlap = _GLIMPSE if is_known else OVERLAP
+        known = self._dispatcher.spool.have.last_before(self.position)
+        start = max(known.start, known.end - overlap)
+        if known.end == self.position:
+            return [self.asked[0]._replace(start=start), *self.asked[1:]]
+        if len(self.asked) > 1 and known.end and not is_known:
+            return [Span(start, known.end), *self.asked]
+        return self.asked
+
+    def _take_in(self, feed: Feed, spans: list[Span]) -> bool:
+        """Take in what comes; say whether it came to its end."""
+        asked = spans[-1].end
+        for at, data in feed.read():
+            if feed.is_ranged and feed.position > asked:
+                what = f"the bytes up to {asked}"
+                raise errors.CorruptContent(feed.url, what, "more")
+            with self._dispatcher.lock:
+                # behind the last of several ranges little is left to come
+                if not self._accept(at, data, feed) and (
+                    len(spans) == 1 or self.end < asked
+                ):
+                    return False
+        return True
 
     def _begin(self, feed: Feed) -> None:
         """Compare what the mirror says of the file with what is known of it."""
@@ -112,6 +149,7 @@ class Lane:
         if not feed.is_ranged and not self.is_cancelled:
             self.mirror.room = 1  # all of it comes, whatever is asked for
             self.end = max(self.end, self._dispatcher.finish())
+            self.asked = [Span(self.position, self.end)]
         if total is None:
             return
         if total == 0:
@@ -129,6 +167,7 @@ class Lane:
         spool = self._dispatcher.spool
         if self.position >= self.end:
             return False
+        self.position = max(self.position, at)
         if differs(spool, at, data):
             raise AnotherFile(feed.url, "it is another file than before")
         self.got += len(data)
@@ -149,6 +188,9 @@ class Lane:
     def _finish(self, feed: Feed) -> None:
         """Judge the end of what came."""
         spool = self._dispatcher.spool
+        if len(self.asked) > 1:
+            self._count_ranges()
+            return
         if spool.length is None and feed.total is None and not feed.is_ranged:
             if feed.position == 0:
                 raise _nothing(feed)
@@ -156,6 +198,13 @@ class Lane:
         elif self.position < self.end:
             reason = f"it ends after {self.position} bytes, not {self.end}"
             raise errors.NetworkError(feed.url, reason)
+
+    def _count_ranges(self) -> None:
+        """Ask for no more ranges at once than the mirror gives."""
+        have = self._dispatcher.spool.have
+        come = sum(have.covers(*span) for span in self.asked)
+        if come < len(self.asked) and not self.is_cancelled:
+            self.mirror.ranges = max(come, 1)
 
 
 def _nothing(feed: Feed) -> errors.CorruptContent:

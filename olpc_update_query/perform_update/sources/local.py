@@ -2,12 +2,13 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from olpc_update_query import errors
-from olpc_update_query.ports import Stream
+from olpc_update_query.perform_update.spans import Span
+from olpc_update_query.ports import Pieces, RangesRefused, Stream
 from olpc_update_query.system.lent import reach
 
 _PIECE = 64 * 1024
@@ -71,6 +72,14 @@ class LocalFiles:
             start, length = 0, None
         chunks = _read(where, descriptor, start, length)
         return Stream(start, facts.st_size, chunks, is_partial=is_partial)
+
+    def open_ranges(self, name: str, spans: Sequence[Span]) -> Pieces:
+        """Refuse: what lies between spans costs nothing to read.
+
+        Raises:
+            RangesRefused: Always.
+        """
+        raise RangesRefused(f"{self.url}/{name}", f"{len(spans)} spans at once")
 
 
 def _read(

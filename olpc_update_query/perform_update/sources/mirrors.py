@@ -8,6 +8,7 @@ from olpc_update_query.perform_update.sources.health import Health, Trouble
 from olpc_update_query.perform_update.sources.spool import AnotherFile, Files
 
 ROOM = 4  # connections to one server at a time
+RANGES = 100  # ranges of a file in one request; Apache takes up to 200
 _FINAL = (
     AnotherFile,
     errors.BuildNotFound,
@@ -27,6 +28,7 @@ class Mirror:
     Attributes:
         files: What it has.
         room: How many connections it takes at a time.
+        ranges: How many ranges of a file it gives in one reply.
         rate: Bytes a second of one connection, once that is known.
         shown: The files of which it has given something.
         absent: Why it is not asked for a file again, by name.
@@ -35,7 +37,8 @@ class Mirror:
 
     def __init__(self, files: Files, health: Health) -> None:
         self.files, self.url, self._health = files, files.url, health
-        self.room, self.rate, self.is_slow = ROOM, 0.0, False
+        self.room, self.ranges = ROOM, RANGES
+        self.rate, self.is_slow = 0.0, False
         self.shown: set[str] = set()
         self.absent: dict[str, errors.UpdateError] = {}
         self._strikes, self._rested, self._lags = 0, 0.0, 0

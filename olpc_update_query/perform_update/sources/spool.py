@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,10 +19,11 @@ from olpc_update_query.perform_update.spans import (
     JOURNAL,
     LARGEST_JOURNAL,
     Receipt,
+    Span,
     Spans,
     read_journal,
 )
-from olpc_update_query.ports import Stream
+from olpc_update_query.ports import Pieces, Stream
 from olpc_update_query.system.closing import Closing
 from olpc_update_query.system.files import (
     disk_errors,
@@ -55,6 +56,9 @@ class Files(Protocol):
         length: int | None = None,
     ) -> Stream:
         """Open a file of the build, by its path there; see ``ports.Transport.get``."""
+
+    def open_ranges(self, name: str, spans: Sequence[Span]) -> Pieces:
+        """Open spans of it; see ``ports.Transport.get_ranges``."""
 
 
 class AnotherFile(errors.NetworkError):
@@ -228,7 +232,12 @@ def _note(receipts: list[Receipt], one: Receipt) -> None:
 
 
 class Feed(Closing):
-    """The bytes of one file at a place, from an offset on.
+    """The bytes of one file at a place: of one span, or of several at once.
+
+    Args:
+        files: The place.
+        name: The file, by its path there.
+        spans: What of it to ask for, in order.
 
     Attributes:
         position: Offset of the byte that comes next.
@@ -236,20 +245,26 @@ class Feed(Closing):
         is_ranged: Whether no more than what was asked for comes.
     """
 
-    def __init__(
-        self, files: Files, name: str, start: int = 0, length: int | None = None
-    ) -> None:
+    def __init__(self, files: Files, name: str, spans: Sequence[Span]) -> None:
         self.url = f"{files.url}/{name}"
-        stream = files.open(name, start=start, length=length)
+        self._pieces: Iterator[tuple[int, bytes]] | None = None
+        self._chunks: Iterator[bytes] = iter(())
+        self.total: int | None
+        start, end = spans[0]
+        if len(spans) > 1:
+            pieces = files.open_ranges(name, spans)
+            self.position, self.total, self.is_ranged = start, pieces.total, True
+            self._pieces = pieces.chunks
+            return
+        stream = files.open(name, start=start, length=end - start)
         if stream.start not in {0, start}:
             raise errors.NetworkError(self.url, "the bytes of another offset came")
         self.position, self.total = stream.start, stream.total
-        self.is_ranged = stream.is_partial
-        self._chunks: Iterator[bytes] = stream.chunks
+        self.is_ranged, self._chunks = stream.is_partial, stream.chunks
 
     def close(self) -> None:
         """Let go of the connection."""
-        close = getattr(self._chunks, "close", None)
+        close = getattr(self._pieces or self._chunks, "close", None)
         if close is not None:
             close()
 
@@ -259,6 +274,11 @@ class Feed(Closing):
         Raises:
             NetworkError: The link failed.
         """
+        if self._pieces is not None:
+            for at, chunk in self._pieces:
+                self.position = at + len(chunk)
+                yield at, chunk
+            return
         for chunk in self._chunks:
             self.position += len(chunk)
             yield self.position - len(chunk), chunk
