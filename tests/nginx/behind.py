@@ -108,7 +108,7 @@ def test_a_hundred_ranges_are_one_request(school: Stack) -> None:
     with contextlib.closing(HttpTransport("test/1")) as transport:
         pieces = transport.get_ranges(url, spans)
         assert pieces.total == len(pack)
-        come = {at: piece for at, piece in pieces.chunks}
+        come = dict(pieces.chunks)
         assert transport.requests == 1
     assert len(spans) == 100
     assert b"".join(come.values()) == b"".join(pack[a:b] for a, b in spans)
