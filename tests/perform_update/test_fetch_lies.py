@@ -1,6 +1,7 @@
 """Web servers that lie, and copies that proved to be damaged."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,15 +166,16 @@ def test_complete_delta_without_its_name_is_not_fetched_again(world: World) -> N
     world.assert_complete()
 
 
-@pytest.mark.parametrize("name", ["contents.zst", "contents"])
-def test_stale_manifest_is_not_believed(world: World, name: str) -> None:
+@pytest.mark.parametrize("both", [True, False])
+def test_stale_manifest_is_not_believed(world: World, both: bool) -> None:
     world.without_delta()
     (world.near.root / "contents.zst").unlink()
     stale = world.old.manifest + b"x" * (
         len(world.new.manifest) - len(world.old.manifest)
     )
-    data = packed(stale) if name.endswith("zst") else stale
-    (world.near.root / name).write_bytes(data)
+    (world.near.root / "contents").write_bytes(stale)
+    if both:
+        (world.near.root / "contents.zst").write_bytes(packed(stale))
     with pytest.raises(errors.SourceFailed, match="not what the order signs"):
         world.fetch(world.near.url)
     assert not (world.downloads / "contents").exists()
@@ -199,6 +201,48 @@ def test_lying_source_is_left_for_the_next(
     world.fetch()
     world.assert_complete()
     assert world.far.seen
+
+
+def spoil(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "a byte":
+        data = data[:40] + bytes([data[40] ^ 1]) + data[41:]
+    path.write_bytes({"a byte": data, "cut": data[:-9], "junk": b"junk" * 99}[how])
+
+
+@pytest.mark.parametrize("how", ["a byte", "cut", "junk"])
+@pytest.mark.parametrize("name", ["contents", "pack.index"])
+def test_a_damaged_compressed_file_is_fetched_as_it_is(
+    world: World, name: str, how: str
+) -> None:
+    """From the same source, before any other is asked."""
+    world.without_delta()
+    spoil(world.near.root / f"{name}.zst", how)
+    world.fetch()
+    world.assert_complete()
+    assert name in world.near.names()
+    assert not {name, f"{name}.zst"} & set(world.far.names())
+
+
+def test_whoever_has_the_file_damaged_in_every_way_is_left(world: World) -> None:
+    world.without_delta()
+    for name in ("contents.zst", "contents"):
+        spoil(world.near.root / name, "junk")
+    world.fetch()
+    world.assert_complete()
+    assert world.near.names()[:3] == ["760.pack", "contents.zst", "contents"]
+    assert "contents.zst" in world.far.names()
+    assert "contents" not in world.far.names()
+
+
+def test_nobody_has_the_manifest_whole(world: World) -> None:
+    world.without_delta()
+    for site in (world.near, world.far):
+        for name in ("contents.zst", "contents"):
+            spoil(site.root / name, "a byte")
+    with pytest.raises(errors.SourceFailed, match="not what the order signs"):
+        world.fetch()
+    assert sorted(os.listdir(world.downloads)) == ["files"]
 
 
 def test_index_of_another_build_is_refused(world: World, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The mirrors of one order, at work on one file after the other."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from olpc_update_query import errors
 from olpc_update_query.perform_update.sources.download import Download
@@ -42,6 +42,12 @@ class Crew:
             audience=self._progress,
             tell=tell,
         )
+
+    def among(self, urls: Collection[str]) -> "Crew":
+        """Return the same mirrors, but only those of some addresses."""
+        few = Crew((), self._health, self._clock, self._progress)
+        few._mirrors = [mirror for mirror in self._mirrors if mirror.url in urls]
+        return few
 
     def can_give(self, name: str) -> bool:
         """Say whether anybody is worth asking for a file."""

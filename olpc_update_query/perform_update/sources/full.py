@@ -3,6 +3,7 @@
 The spool of a pack is the pack, with holes where it was not needed.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -131,7 +132,9 @@ _Accept = Callable[[BinaryIO], None]
 def _fetch_either(
     intake: Intake, crew: Crew, name: str, largest: int, accept: tuple[_Accept, _Accept]
 ) -> None:
-    """Fetch a file compressed, or as it is where nobody has it compressed.
+    """Fetch a file compressed, or as it is where nobody has that, or it is damaged.
+
+    Whose compressed one is damaged is asked for the other before the next is asked.
 
     Args:
         intake: What takes it in.
@@ -140,17 +143,39 @@ def _fetch_either(
         largest: The most bytes that it may have as it is.
         accept: What takes in the one and the other.
     """
+
+    def as_it_is(few: Crew) -> bool:
+        with contextlib.suppress(errors.NetworkError, *_WRONG):
+            _fetch_whole(intake, few, name, largest, accept[1])
+            return True
+        return False
+
+    packed, limit = f"{name}.zst", most_packed(largest)
     try:
-        limit = most_packed(largest)
-        _fetch_whole(intake, crew, f"{name}.zst", limit, accept[0])
-    except errors.BuildNotFound:
+        _fetch_whole(intake, crew, packed, limit, accept[0], as_it_is)
+    except (errors.BuildNotFound, *_WRONG):
         _fetch_whole(intake, crew, name, largest, accept[1])
 
 
 def _fetch_whole(
-    intake: Intake, crew: Crew, name: str, limit: int, accept: _Accept
+    intake: Intake,
+    crew: Crew,
+    name: str,
+    limit: int,
+    accept: _Accept,
+    instead: Callable[[Crew], bool] | None = None,
 ) -> None:
-    """Fetch a file of unknown length, from somebody who has the right one."""
+    """Fetch a file of unknown length, from somebody who has the right one.
+
+    Args:
+        intake: What takes it in.
+        crew: Whom to ask.
+        name: Its name.
+        limit: The most bytes that it may have.
+        accept: What takes in the file.
+        instead: What asks those who gave a wrong one for something else as good, and
+            says whether they had it.
+    """
     path = intake.directory / f"{name}.part"
     while True:
         with Spool(path) as spool:
@@ -164,6 +189,10 @@ def _fetch_whole(
                 if isinstance(error, errors.BuildNotFound) or not givers:
                     raise
                 crew.blame(givers, name, error)
+                if instead is not None:
+                    intake.progress.step(f"asked for what is not compressed: {error}")
+                    if instead(crew.among(givers)):
+                        return
                 if not crew.can_give(name):
                     raise
                 intake.progress.step(f"left for the next source: {error}")
