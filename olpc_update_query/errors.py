@@ -381,17 +381,20 @@ class NoSpace(TreeError):
         path: The file system.
         needed: Bytes needed.
         free: Bytes free.
+        used_up: What else is used up, if it is not the bytes.
     """
 
     exit_code = 33
     retry = True
     advice = "Delete files, or an old build with olpc-update --purge BUILD."
 
-    def __init__(self, path: str, needed: int, free: int) -> None:
+    def __init__(self, path: str, needed: int, free: int, used_up: str = "") -> None:
         super().__init__(path, f"{needed} bytes free", f"{free}")
-        self.needed, self.free = needed, free
+        self.needed, self.free, self.used_up = needed, free, used_up
 
     def __str__(self) -> str:
+        if self.used_up:
+            return f"no more files fit on {self.path}: {self.used_up}"
         return (
             f"not enough space on {self.path}: {self.needed:,} bytes needed, "
             f"{self.free:,} free"

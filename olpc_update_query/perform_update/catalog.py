@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from olpc_update_query.errors import DiskFailed, NoSpace, UpdateError
+from olpc_update_query.errors import DiskFailed, UpdateError
 from olpc_update_query.model.manifest import (
     Entry,
     Kind,
@@ -28,7 +28,7 @@ from olpc_update_query.model.manifest import (
     same_time,
 )
 from olpc_update_query.perform_update.activate import InstalledTree
-from olpc_update_query.system.files import free_bytes
+from olpc_update_query.system.files import no_space
 
 _log = logging.getLogger(__name__)
 
@@ -222,5 +222,5 @@ def database_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise NoSpace(str(path), 1, free_bytes(path)) from error
+            raise no_space(path, 1) from error
         raise DiskFailed(str(path), str(error)) from error

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from olpc_update_query.errors import Malformed
+from olpc_update_query.errors import Malformed, UpdateError
 from olpc_update_query.model.messages import BuildId, parse_build_id
 from olpc_update_query.system.files import (
     disk_errors,
@@ -52,13 +52,27 @@ class Mark(NamedTuple):
 
 
 def read_mark(versions: Path) -> Mark | None:
-    """Return the mark below ``/versions``; what is damaged counts as none."""
+    """Return the mark below ``/versions``; what cannot be read counts as none."""
+    with contextlib.suppress(UpdateError):
+        return require_mark(versions)
+    return None
+
+
+def require_mark(versions: Path) -> Mark | None:
+    """Return the mark below ``/versions``; what is damaged counts as none.
+
+    Raises:
+        NotPermitted: The user may not read it.
+        TreeError: The disk refused.
+    """
     try:
-        raw = read_bounded(versions / _NAME, _LONGEST)
-        state, build, tries = raw.decode("ascii").split()
-        return Mark(State(state), parse_build_id(build), int(tries))
-    except (OSError, ValueError, Malformed):
+        with disk_errors(versions / _NAME), contextlib.suppress(FileNotFoundError):
+            raw = read_bounded(versions / _NAME, _LONGEST)
+            state, build, tries = raw.decode("ascii").split()
+            return Mark(State(state), parse_build_id(build), int(tries))
+    except (ValueError, Malformed):
         return None
+    return None
 
 
 def write_mark(versions: Path, mark: Mark) -> None:

@@ -3,16 +3,27 @@
 import contextlib
 
 from olpc_update_query import errors
+from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import BuildId
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.perform_update.trial import Mark, State, erase_mark, write_mark
 from olpc_update_query.policy.schedule import Trigger
-from olpc_update_query.report import Audience, Outcome, Report, Result, failure
+from olpc_update_query.report import (
+    Audience,
+    Outcome,
+    Report,
+    Result,
+    failure,
+    never_in_the_way,
+)
 from olpc_update_query.run.facts import forgive, manifest_digest
 from olpc_update_query.run.machine import Machine
 from olpc_update_query.run.trial import settle, went_back
 from olpc_update_query.system.files import hold_lock
 from olpc_update_query.system.work import prepare
+
+UNWRITTEN = "unwritten"
+"""The fact of an outcome that says why not all could be written down."""
 
 
 def go_back(machine: Machine, audience: Audience) -> int:
@@ -33,7 +44,9 @@ def go_back(machine: Machine, audience: Audience) -> int:
             settle(machine, layout, report)
             outcome = _swap(machine, layout)
             report.end(outcome)
-            _start_over(machine, layout)
+            if UNWRITTEN not in outcome.facts:
+                with never_in_the_way("mark of the trial"):
+                    _start_over(machine, layout)
     except errors.UpdateError as error:
         outcome = failure(error)
         audience.end(outcome)
@@ -41,11 +54,27 @@ def go_back(machine: Machine, audience: Audience) -> int:
 
 
 def _swap(machine: Machine, layout: Layout) -> Outcome:
-    build = layout.rollback()
-    mark = layout.mark()
-    if mark is None:
-        return Outcome(Result.ROLLED_BACK, f"build {build} boots next")
-    return went_back(machine, layout, mark)
+    """Let the alternate boot next, and give the other build up.
+
+    Once the link has swung it is done, whatever the disk says after that: whoever
+    takes it for a failure and asks again would swing it back.
+    """
+    target = layout.alternate()
+    try:
+        build = layout.rollback()
+        mark = layout.mark()
+        if mark is None:
+            return Outcome(Result.ROLLED_BACK, f"build {build} boots next")
+        return went_back(machine, layout, mark)
+    except errors.UpdateError as error:
+        if target is None or layout.current() != target:
+            raise
+        text = (
+            f"build {target} boots next; that is done, but could not all be written "
+            f"down, and the next run does the rest: {error}"
+        )
+        named: dict[str, Json] = {"boots_next": target, UNWRITTEN: str(error)}
+        return Outcome(Result.ROLLED_BACK, text, facts=named)
 
 
 def _start_over(machine: Machine, layout: Layout) -> None:

@@ -10,7 +10,12 @@ from olpc_update_query import errors
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.perform_update.hooks import run_hooks
-from olpc_update_query.perform_update.trial import Mark, State, erase_mark
+from olpc_update_query.perform_update.trial import (
+    Mark,
+    State,
+    erase_mark,
+    require_mark,
+)
 from olpc_update_query.policy.schedule import MINUTE, Trigger
 from olpc_update_query.report import Audience, Outcome, Report, Result, failure
 from olpc_update_query.run.facts import forgive, give_up, manifest_digest
@@ -51,7 +56,7 @@ def confirm_if_up(machine: Machine, layout: Layout | None, report: Report) -> No
     """
     if layout is None or not machine.is_real():
         return
-    if _is_tried(layout) and machine.clock.boottime() >= UP_FOR_SURE:
+    if _is_tried(layout, layout.mark()) and machine.clock.boottime() >= UP_FOR_SURE:
         with contextlib.suppress(errors.NotUp):
             report.record(_confirm(machine, layout, report))
 
@@ -94,7 +99,7 @@ def confirm(machine: Machine, audience: Audience) -> int:
         with hold_lock(machine.work.lock, "olpc-update --confirm"):
             layout = Layout.detect(machine.root)
             settle(machine, layout, report)
-            if not _is_tried(layout):
+            if not _is_tried(layout, require_mark(layout.versions)):
                 audience.end(Outcome(Result.NOTHING, NOT_ON_TRIAL))
                 return 0
             outcome = _confirm(machine, layout, report)
@@ -105,8 +110,7 @@ def confirm(machine: Machine, audience: Audience) -> int:
     return outcome.exit_code
 
 
-def _is_tried(layout: Layout) -> bool:
-    mark = layout.mark()
+def _is_tried(layout: Layout, mark: Mark | None) -> bool:
     return mark is not None and mark.build == layout.running() == layout.current()
 
 

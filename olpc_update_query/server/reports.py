@@ -23,7 +23,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.expression import Executable
 
-from olpc_update_query.errors import DamagedSite, DiskFailed, NoSpace
+from olpc_update_query.errors import DamagedSite, DiskFailed
 from olpc_update_query.server.recorder import BATCH, Recorder
 from olpc_update_query.server.records import (
     EVENTS,
@@ -45,7 +45,7 @@ from olpc_update_query.server.records import (
     write_polls,
 )
 from olpc_update_query.server.site import hand_over
-from olpc_update_query.system.files import disk_errors
+from olpc_update_query.system.files import disk_errors, no_space
 
 _log = logging.getLogger(__name__)
 
@@ -328,7 +328,7 @@ def _open_file(where: Path) -> Engine:
         return _connect(where)
     except DatabaseError as error:
         if "is full" in str(error.orig):
-            raise NoSpace(str(where), 1, 0) from error
+            raise no_space(where, 1) from error
         if isinstance(error, OperationalError):
             raise DiskFailed(str(where), _plain(error)) from error
         # Leases matter more than reports: go on with an empty file.

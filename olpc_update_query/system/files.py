@@ -18,7 +18,6 @@ from olpc_update_query import errors
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
@@ -42,8 +41,11 @@ def disk_errors(path: Path, *, needed: int = 1) -> Iterator[None]:
 
 
 def _translated(error: OSError, path: Path, needed: int) -> errors.UpdateError:
-    if error.errno in _NO_ROOM:
-        return errors.NoSpace(str(path), needed, free_bytes(path))
+    if error.errno == errno.EDQUOT:
+        used_up = "the user's quota is used up"
+        return errors.NoSpace(str(path), needed, free_bytes(path), used_up)
+    if error.errno == errno.ENOSPC:
+        return no_space(path, needed)
     if error.errno in _FORBIDDEN:
         return errors.NotPermitted(str(path))
     return errors.DiskFailed(str(path), error.strerror or str(error))
@@ -59,17 +61,41 @@ def refusal(error: OSError) -> errors.UpdateError:
     return _translated(error, Path(name), 1)
 
 
+def no_space(path: Path, needed: int) -> errors.NoSpace:
+    """Return the error for a file system that took no more, and what it ran out of.
+
+    Args:
+        path: What could not be written.
+        needed: Bytes about to be written.
+    """
+    free, room = free_bytes(path), _room(path)
+    # where inodes are made as they are needed, none are counted
+    out_of_inodes = room is not None and room.f_files > 0 and not _free_inodes(room)
+    used_up = "all its inodes are used" if out_of_inodes and needed <= free else ""
+    return errors.NoSpace(str(path), needed, free, used_up)
+
+
 def free_bytes(path: Path) -> int:
     """Return the bytes this user may still write where ``path`` is or would be.
 
     Returns 0 when no directory above the path can be asked.
     """
+    room = _room(path)
+    if room is None:
+        return 0
+    return (room.f_bavail if os.geteuid() else room.f_bfree) * room.f_frsize
+
+
+def _free_inodes(room: os.statvfs_result) -> int:
+    return room.f_favail if os.geteuid() else room.f_ffree
+
+
+def _room(path: Path) -> os.statvfs_result | None:
+    """Return what is said of the file system where ``path`` is or would be."""
     for place in (path, *path.parents):
         with contextlib.suppress(OSError):
-            room = os.statvfs(place)
-            free = room.f_bavail if os.geteuid() else room.f_bfree
-            return free * room.f_frsize
-    return 0
+            return os.statvfs(place)
+    return None
 
 
 def fsync_directory(path: Path) -> None:

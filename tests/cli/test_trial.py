@@ -111,6 +111,39 @@ def test_a_list_that_cannot_be_read_is_not_an_empty_one(school: School) -> None:
     assert query(school.root, "status", "--json").json["given_up"] == ["762"]
 
 
+def test_a_mark_that_cannot_be_read_is_not_an_absent_one(school: School) -> None:
+    """The service is asked again; the trial ends when the disk lets it."""
+    boot(school.root)
+    mark = school.root / "versions/trial"
+    mark.rename(mark.with_name("aside"))
+    mark.mkdir()
+    done = update(school.root, "--confirm")
+    assert (done.code, done.out) == (35, "")
+    assert "versions/trial: not a regular file" in done.err
+    assert "hint: " in done.err
+    mark.rmdir()
+    mark.with_name("aside").rename(mark)
+    assert update(school.root, "--confirm").code == 0
+    assert results(school) == ["installed", "confirmed"]
+
+
+def test_a_rollback_that_cannot_be_noted_is_done_all_the_same(school: School) -> None:
+    """Whoever took it for a failure and asked again would undo it."""
+    boot(school.root)
+    state = school.root / "versions/updates/olpc-update-query/installer"
+    (state / "given-up.json").mkdir()
+    done = update(school.root, "--rollback")
+    assert done.code == 0
+    assert "build 760 boots next; that is done" in done.out
+    assert "given-up.json" in done.out
+    assert boots(school.root) == OLD
+    assert mark_of(school) == Mark(State.LEFT, NEW, 0)
+    (state / "given-up.json").rmdir()
+    assert query(school.root, "--now").code == 0
+    assert query(school.root, "status", "--json").json["given_up"] == ["762"]
+    assert (boots(school.root), mark_of(school)) == (OLD, None)
+
+
 def test_the_confirming_service_tells_it_too(school: School) -> None:
     fail(school)
     assert update(school.root, "--confirm").code == 0

@@ -226,6 +226,32 @@ def test_full_disk_tells_what_was_needed(tmp_path: Path) -> None:
     assert caught.value.free > 0
 
 
+@pytest.mark.root
+@pytest.mark.needs("mount")
+def test_a_disk_without_inodes_says_so(tmp_path: Path) -> None:
+    words = ["-t", "tmpfs", "-o", "size=1m,nr_inodes=5", "small", str(tmp_path)]
+    subprocess.run(["mount", *words], check=True)
+    try:
+        for number in range(4):  # and one is the directory
+            (tmp_path / f"{number}").touch()
+        with (
+            pytest.raises(errors.NoSpace) as caught,
+            files.disk_errors(tmp_path / "f"),
+        ):
+            (tmp_path / "f").touch()
+        assert caught.value.free > 900_000
+        assert "inodes" in str(caught.value)
+        assert "bytes" not in str(caught.value)
+        (tmp_path / "0").unlink()
+        with (
+            pytest.raises(errors.NoSpace, match="2,000,000 bytes needed"),
+            files.disk_errors(tmp_path / "f", needed=2_000_000),
+        ):
+            (tmp_path / "f").write_bytes(bytes(2_000_000))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
 def test_other_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(KeyError), files.disk_errors(tmp_path):
         raise KeyError

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from olpc_update_query import errors
-from olpc_update_query.system.files import free_bytes
+from olpc_update_query.system.files import no_space
 from olpc_update_query.system.host import draw_fraction
 from olpc_update_query.system.network import rsync_proxy
 
@@ -185,7 +185,7 @@ class Program:
         if "bad response from proxy" in text and _REFUSED.search(text):
             return errors.ProxyRefused(url, _last_words(text))
         if "No space left on device" in text:
-            return errors.NoSpace(str(area), 1, free_bytes(area))
+            return no_space(area, 1)
         plain = _WORDS.get(run.code, "rsync ended by a signal")
         reason = f"{plain} (rsync ended with {run.code}: {_last_words(text)})"
         kind = errors.NoRsync if run.code in _TOO_OLD else errors.NetworkError
