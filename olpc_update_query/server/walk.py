@@ -293,13 +293,19 @@ def _hash(path: TreePath, full: bytes, seen: os.stat_result) -> bytes:
     try:
         with open_content(full) as file:
             before = os.fstat(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").digest()
+            digest = _digest_of(file, before.st_size)
             after = os.fstat(file.fileno())
     except OSError as error:
         raise unfit(path, error) from error
     if not _state(seen) == _state(before) == _state(after):
         raise UnfitTree(encode_name(path), "it changed while it was read")
     return digest
+
+
+def _digest_of(file: FileIO, size: int) -> bytes:
+    if size < _INLINE:  # most files, and hashlib makes a buffer of 256 KiB for each
+        return hashlib.sha256(file.readall()).digest()
+    return hashlib.file_digest(file, "sha256").digest()
 
 
 def _state(facts: os.stat_result) -> tuple[int, ...]:

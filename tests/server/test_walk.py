@@ -169,12 +169,13 @@ def test_a_path_no_laptop_could_make_is_refused(deep: Path) -> None:
         list(walk_tree(deep))
 
 
+@pytest.mark.parametrize("lines", [1, 99_999], ids=["small", "large"])
 @pytest.mark.parametrize("when", ["before the file is read", "meanwhile"])
 def test_a_file_that_changes_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, lines: int
 ) -> None:
-    build_tree(tmp_path, {"log": "one\n"})
-    really_open, really_digest = walk.open_content, hashlib.file_digest
+    build_tree(tmp_path, {"log": "one\n" * lines})
+    really_open, really_digest = walk.open_content, walk._digest_of
 
     def append() -> None:
         with open(tmp_path / "log", "a", encoding="ascii") as log:
@@ -184,15 +185,15 @@ def test_a_file_that_changes_is_refused(
         append()
         return really_open(path)
 
-    def digest_and_change(file: io.FileIO, name: str) -> object:
-        found = really_digest(file, name)
+    def digest_and_change(file: io.FileIO, size: int) -> object:
+        found = really_digest(file, size)
         append()
         return found
 
     if when == "before the file is read":
         monkeypatch.setattr(walk, "open_content", change_and_open)
     else:
-        monkeypatch.setattr(hashlib, "file_digest", digest_and_change)
+        monkeypatch.setattr(walk, "_digest_of", digest_and_change)
     with pytest.raises(UnfitTree, match="log: it changed"):
         list(walk_tree(tmp_path))
 
