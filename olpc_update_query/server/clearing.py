@@ -1,7 +1,6 @@
 """Taking builds out of a site that nobody needs any more."""
 
 import os
-import shutil
 from contextlib import suppress
 
 from olpc_update_query.errors import Busy, StillNeeded
