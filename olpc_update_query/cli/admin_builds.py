@@ -32,9 +32,10 @@ from olpc_update_query.server.keys import load_key
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.files import replace_file
 from olpc_update_query.system.host import SystemClock
-from olpc_update_query.trust.keys import KeyRing, PublicKey, Role
+from olpc_update_query.trust.keys import KeyRing, Role
 
 if TYPE_CHECKING:
+    from olpc_update_query.server.mirror import Upstream
     from olpc_update_query.server.publish import OrderFacts, Published
 
 
@@ -218,8 +219,10 @@ def mirror(url: str, site: Path, names: tuple[BuildId, ...], key: Path | None) -
         with opened.change(who(), f"trust the builds of {plain(url)}"):
             replace_file(above_path(opened, Role.OATS), der)
     count = 0
+    place, ring = _web_or_directory(url), _upstream_ring(opened)
     with _network() as transport:
-        upstream = Upstream(_web_or_directory(url), transport, _upstream_ring(opened))
+        _take_statements(opened, Upstream(place, transport, ring))
+        upstream = Upstream(place, transport, _upstream_ring(opened))
         told = (SystemClock(), Teller())
         for done in pull(opened, upstream, names, clock=told[0], progress=told[1]):
             with opened.change(who(), f"mirror build {done.build} from {plain(url)}"):
@@ -250,12 +253,39 @@ def _upstream_ring(site: Site) -> KeyRing:
     Raises:
         MissingUpstreamKey: There are none.
     """
+    from olpc_update_query.server.above import above_ring
     from olpc_update_query.server.keys import above_path, site_ring
 
-    ring, above = list(site_ring(site)), above_path(site, Role.OATS)
+    above = above_path(site, Role.OATS)
     if not above.exists():
         raise MissingUpstreamKey(str(above), "is missing")
-    return KeyRing([PublicKey(Role.OATS, above.read_bytes(), "above"), *ring])
+    return KeyRing([*above_ring(site), *site_ring(site)])
+
+
+def _take_statements(site: Site, upstream: "Upstream") -> None:
+    """Take over what the other site says about its keys."""
+    from olpc_update_query.server.above import follow_above, outlived, take_over
+
+    raw = upstream.statements()
+    if raw is None:
+        return
+    try:
+        done = follow_above(site, raw)
+    except Malformed as error:
+        say(plain(f"keys.sig is left out: {error}"))
+        return
+    for refused in done.refused:
+        say(plain(str(refused)))
+    if not done.made:
+        return
+    with site.change(who(), f"take over what {plain(upstream.url)} says about keys"):
+        take_over(site, done.made)
+    for statement, _ in done.made:
+        say(f"Statement {statement.number} about {statement.role} keys is taken over.")
+    for role in Role:
+        if outlived(site, role):
+            note(f"This site signs by what a retired {role} key has delegated.")
+            note(f"  hint: have it delegated anew, then `{PROGRAM} keys accept` that.")
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from olpc_update_query.model.orders import Order
 from olpc_update_query.model.wire import BuildId
 from olpc_update_query.ports import Clock
 from olpc_update_query.server import signing
+from olpc_update_query.server.above import HandedOn
 from olpc_update_query.server.halt import Brake
 from olpc_update_query.server.keys import LoadedKey
 from olpc_update_query.server.laptops import Laptop, normal_serial
@@ -62,6 +63,7 @@ class Answerer:
         self._leases = Leases(reports)
         self._oats = LoadedKey(site, Role.OATS)
         self._lease = LoadedKey(site, Role.LEASE)
+        self._statements = HandedOn(site)
         self._brake = Brake(site, reports, clock)
         self._warned: set[str] = set()
         self._said: OrderedDict[str, tuple[Attempt | None, Json]] = OrderedDict()
@@ -169,7 +171,8 @@ class Answerer:
         now: int,
         base: str,
     ) -> Answer:
-        settings, keys = view.settings, needed(view.statements, query.keys)
+        settings, made = view.settings, self._statements.get(now)
+        keys = needed(made, query.keys)
         plain = Answer(query.nonce, now, interval=settings.interval, keys=keys)
         if laptop is None and settings.unknown is Unknown.LIST:
             message = f"This laptop is not on the list of {settings.name}."

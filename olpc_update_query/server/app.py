@@ -20,6 +20,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from olpc_update_query.errors import Malformed, UpdateError
 from olpc_update_query.model.messages import MAX_QUERY
 from olpc_update_query.ports import Clock
+from olpc_update_query.server.above import published_statements
 from olpc_update_query.server.answers import Answerer
 from olpc_update_query.server.downloads import open_published, reply
 from olpc_update_query.server.hashcash import Gate
@@ -29,7 +30,9 @@ from olpc_update_query.server.replacing import settle_at_start
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.host import SystemClock
+from olpc_update_query.system.keyring import STATEMENTS
 from olpc_update_query.trust.keys import Role
+from olpc_update_query.trust.rotation import join_statements
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -190,6 +193,14 @@ def base_url(scheme: str, host: str, prefix: str) -> str | None:
 
 
 def _add_builds(app: Flask, site: Site) -> None:
+    @app.get(f"/{STATEMENTS}")
+    def statements() -> Reply:
+        made = published_statements(site)
+        if not made:
+            return _text("no key has changed here\n", 404)
+        data = join_statements(one.raw for one in made)
+        return Response(data, 200, FRESH, mimetype="application/json")
+
     @app.get("/builds/")
     def builds() -> Reply:
         return show_json([str(build) for build in site.build_names()])

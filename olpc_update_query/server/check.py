@@ -12,8 +12,9 @@ from olpc_update_query.errors import (
 )
 from olpc_update_query.model.manifest import MAX_HEADER, parse_header
 from olpc_update_query.model.wire import BuildId, format_time
+from olpc_update_query.server.above import above_ring, outlived
 from olpc_update_query.server.delegating import prove
-from olpc_update_query.server.delegations import Delegation, file_name
+from olpc_update_query.server.delegations import Delegation, SiteKey, file_name
 from olpc_update_query.server.keys import (
     above_path,
     load_key,
@@ -27,6 +28,10 @@ from olpc_update_query.server.replacing import missing
 from olpc_update_query.server.rollout import Kind, Rollout, Scope
 from olpc_update_query.server.site import Site
 from olpc_update_query.trust.keys import Role
+
+_NEW_DELEGATIONS = (
+    "Have new ones made there, by `keys delegate`, and `keys accept` them here."
+)
 
 
 class Weight(StrEnum):
@@ -65,7 +70,8 @@ def check_site(site: Site, now: int, *, thoroughly: bool = False) -> list[Findin
     """
     found = list(_check_clock(now))
     sound = True
-    for read in (site.settings, site.laptops, site.rollout, site.statements):
+    files = (site.settings, site.laptops, site.rollout)
+    for read in (*files, site.statements, site.above_statements):
         fault = _fault(read)
         found += fault
         sound = sound and not fault
@@ -122,14 +128,24 @@ def _check_delegations(site: Site, role: Role, now: int) -> Iterator[Finding]:
     """Look whether what a higher site has delegated serves the laptops here."""
     name = file_name(role)
     try:
-        key, laptops = load_site_key(site, role), site.laptops()
+        key = load_site_key(site, role)
+        site.laptops()
     except UpdateError as error:
         if isinstance(error, DamagedSite):
             yield _finding(error)
         return
     if not (site.keys / name).exists():
         return
-    for laptop in laptops.values():
+    if outlived(site, role):
+        text = "it is by a key that the higher site has retired"
+        yield Finding(Weight.ERROR, name, text, _NEW_DELEGATIONS)
+    else:
+        yield from _check_each(site, role, key, now)
+
+
+def _check_each(site: Site, role: Role, key: SiteKey, now: int) -> Iterator[Finding]:
+    name = file_name(role)
+    for laptop in site.laptops().values():
         one = key.delegations.get(laptop.serial)
         if one is None:
             yield Finding(Weight.WARNING, name, f"it has none for {laptop.serial}")
@@ -146,10 +162,9 @@ def _check_delegations(site: Site, role: Role, now: int) -> Iterator[Finding]:
 def _prove(
     site: Site, role: Role, one: Delegation, key: bytes, now: int
 ) -> Iterator[Finding]:
-    path = above_path(site, role)
-    if path.exists():
+    if above_path(site, role).exists():
         try:
-            prove(one, role, key, path.read_bytes(), now)
+            prove(one, role, key, above_ring(site), now)
         except UpdateError as error:
             yield Finding(Weight.ERROR, file_name(role), str(error))
 

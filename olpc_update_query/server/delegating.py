@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from olpc_update_query.errors import TrustError, UntrustedDelegation
 from olpc_update_query.model.wire import format_expiry
+from olpc_update_query.server.above import above_ring
 from olpc_update_query.server.delegations import (
     FOREVER,
     Delegation,
@@ -101,36 +102,38 @@ def accept_delegations(
     """
     found = parse_delegations(raw, file_name(role))
     kept = above_path(site, role)
-    if above is None and kept.exists():
-        above = kept.read_bytes()
     current = {name: one for name, one in found.items() if one.expiry > now}
     if not current:
         raise UntrustedDelegation(file_name(role), "it holds none that is current")
     key = load_key(site, role).public
+    ring = above_ring(site)
     if above is not None:
+        ring = KeyRing([PublicKey(role, above, "above")])
+    is_known = above is not None or kept.exists()
+    if is_known:
         for one in current.values():
-            prove(one, role, key, above, now)
+            prove(one, role, key, ring, now)
+    if above is not None:
         replace_file(kept, above)
     replace_file(site.keys / file_name(role), raw)
     first = min(one.expiry for one in current.values())
     end = format_expiry(None if first == FOREVER else int(first))
-    return Accepted(len(current), end, above is not None)
+    return Accepted(len(current), end, is_known)
 
 
-def prove(one: Delegation, role: Role, key: bytes, above: bytes, now: int) -> None:
+def prove(one: Delegation, role: Role, key: bytes, ring: KeyRing, now: int) -> None:
     """Check that a delegation lets a key sign.
 
     Args:
         one: The delegation.
         role: What it is for.
         key: The key, PKCS#1 DER.
-        above: The key that laptops trust, likewise.
+        ring: The keys that laptops trust.
         now: The present.
 
     Raises:
         UntrustedDelegation: It does not.
     """
-    ring = KeyRing([PublicKey(role, above, "above")])
     line = f"sig02: {one.chain}"
     try:
         verify_credential(

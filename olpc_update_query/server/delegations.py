@@ -41,6 +41,11 @@ class Delegation(NamedTuple):
     chain: str
     expiry: float
 
+    @property
+    def root(self) -> str:
+        """The name of the key that begins the chain, which laptops must trust."""
+        return self.chain.split(" ")[1]
+
 
 def file_name(role: Role) -> str:
     """Return the name that the file of a role's delegations has everywhere."""

@@ -40,6 +40,7 @@ from olpc_update_query.system.files import (
     replace_file,
     sync_filesystem,
 )
+from olpc_update_query.system.keyring import LARGEST_STATEMENTS, STATEMENTS
 from olpc_update_query.trust.answer import TrustedOrder, open_order
 from olpc_update_query.trust.keys import KeyRing
 
@@ -88,6 +89,24 @@ class Upstream:
             return sorted(on_stick(self._directory))
         raw = read_whole(self.transport, self._builds, LARGEST_LIST)
         return parse_list(self._builds, raw)
+
+    def statements(self) -> bytes | None:
+        """Return its statements about keys, of which nothing is believed yet.
+
+        Returns:
+            The file; None where it has none.
+
+        Raises:
+            NetworkError: It cannot be reached.
+        """
+        if self._directory is not None:
+            place = url_of(self._directory)
+        else:
+            place = self._builds.removesuffix("builds/")
+        try:
+            return read_whole(self.transport, place + STATEMENTS, LARGEST_STATEMENTS)
+        except errors.BuildNotFound:
+            return None
 
     def order(self, build: BuildId, now: int) -> TrustedOrder:
         """Return the signed order beside a build.

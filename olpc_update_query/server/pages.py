@@ -74,7 +74,13 @@ _POLICY: Final = (
 _COOKIE: Final = "olpc-update-admin"
 _FOUND: Final = 200
 _SPOKEN: Final = frozenset({"because", "leases", "leases_because", "last_lease"})
-_FOR_PROGRAMS: Final = ("/builds/", "/status.json", "/metrics", "/laptops.csv")
+_FOR_PROGRAMS: Final = (
+    "/builds/",
+    "/keys.sig",
+    "/status.json",
+    "/metrics",
+    "/laptops.csv",
+)
 _ASKED_AMISS: Final[Mapping[type[UpdateError], str]] = {
     UnknownBuild: "That build is not published.",
     NoAssignment: "Nothing is assigned there.",

@@ -1,4 +1,7 @@
-"""A site's statements about keys: ``keys/keys.sig``, and who needs which of them."""
+"""A site's statements about keys: ``keys/keys.sig``, and who needs which of them.
+
+Those of a higher site, whose keys the laptops trust, are in ``keys/above-keys.sig``.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
@@ -13,6 +16,8 @@ from olpc_update_query.trust.rotation import (
 )
 
 FILE: Final = "keys.sig"
+ABOVE_FILE: Final = f"above-{FILE}"
+"""What `mirror` has taken over from the higher site."""
 
 
 class Made(NamedTuple):

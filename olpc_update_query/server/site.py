@@ -45,7 +45,7 @@ from olpc_update_query.server.leasepolicy import (
 )
 from olpc_update_query.server.rollout import Rollout, parse_rollout
 from olpc_update_query.server.rollout_text import EMPTY
-from olpc_update_query.server.rotations import FILE, Made, parse_statements
+from olpc_update_query.server.rotations import ABOVE_FILE, FILE, Made, parse_statements
 from olpc_update_query.server.tables import read_table
 from olpc_update_query.server.watch import Signature, Watched, signature
 from olpc_update_query.system.files import (
@@ -205,14 +205,12 @@ class View(NamedTuple):
         laptops: laptops.csv by serial number.
         rollout: rollout.toml.
         builds: The builds that were asked for, None for those that are not there.
-        statements: keys/keys.sig.
     """
 
     settings: Settings
     laptops: Mapping[str, Laptop]
     rollout: Rollout
     builds: dict[BuildId, PublishedBuild | None]
-    statements: tuple[Made, ...] = ()
 
 
 class Site:
@@ -234,6 +232,7 @@ class Site:
         self._laptops = Watched(path / "laptops.csv", _laptops_of)
         self._rollout = Watched(path / "rollout.toml", _rollout_of)
         self._statements = Watched(self.keys / FILE, parse_statements)
+        self._above = Watched(self.keys / ABOVE_FILE, parse_statements)
         self._manifests: dict[BuildId, Watched[tuple[Sha256, int] | None]] = {}
         self._seen: tuple[int, Signature | None, Signature | None] | None = None
         self._view: View | None = None
@@ -285,6 +284,14 @@ class Site:
         """
         return self._statements.get()
 
+    def above_statements(self) -> tuple[Made, ...]:
+        """Return the statements about keys of the site above this one.
+
+        Raises:
+            DamagedSite: keys/above-keys.sig is malformed, and was since the start.
+        """
+        return self._above.get()
+
     def view(self, now: int) -> View:
         """Return all of that at once, for the cost of looking at two directories.
 
@@ -305,14 +312,16 @@ class Site:
                 self.laptops(),
                 self.rollout(),
                 {},
-                self.statements(),
             )
             self._view, self._seen = view, seen
         return view
 
     def problems(self) -> list[str]:
         """Return what has been damaged since it was read, one sentence each."""
-        watched = (self._settings, self._laptops, self._rollout, self._statements)
+        watched = (
+            *(self._settings, self._laptops, self._rollout),
+            *(self._statements, self._above),
+        )
         return [str(one.problem) for one in watched if one.problem is not None]
 
     def build_names(self) -> list[BuildId]:

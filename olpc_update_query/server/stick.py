@@ -15,6 +15,7 @@ from olpc_update_query.errors import NoSpace, SiteError, UnfitStick
 from olpc_update_query.model.stick import LEASES
 from olpc_update_query.ports import Progress
 from olpc_update_query.server import signing
+from olpc_update_query.server.above import handed_on
 from olpc_update_query.server.keys import load_site_key
 from olpc_update_query.server.leases import sign_lease
 from olpc_update_query.server.rotations import FILE
@@ -232,8 +233,8 @@ def all_leases(
 
 
 def statement_files(site: Site) -> dict[str, bytes]:
-    """Return the site's statements about keys as a file of a stick, by path."""
-    made = site.statements()
+    """Return the statements about keys for laptops as a file of a stick, by path."""
+    made = handed_on(site)
     return {FILE: join_statements(one.raw for one in made)} if made else {}
 
 
