@@ -198,7 +198,18 @@ def _size(count: int) -> str:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The other site's keys/oats.public; kept from then on.",
 )
-def mirror(url: str, site: Path, names: tuple[BuildId, ...], key: Path | None) -> None:
+@click.option(
+    "--with-root",
+    is_flag=True,
+    help="Make the plain tree of each as well, for rsync and for old laptops.",
+)
+def mirror(
+    url: str,
+    site: Path,
+    names: tuple[BuildId, ...],
+    key: Path | None,
+    with_root: bool,
+) -> None:
     """Fetch builds from the site that is served at URL, such as http://national/.
 
     Without --build these are the ones that are assigned here, those that are here and
@@ -224,7 +235,14 @@ def mirror(url: str, site: Path, names: tuple[BuildId, ...], key: Path | None) -
         _take_statements(opened, Upstream(place, transport, ring))
         upstream = Upstream(place, transport, _upstream_ring(opened))
         told = (SystemClock(), Teller())
-        for done in pull(opened, upstream, names, clock=told[0], progress=told[1]):
+        for done in pull(
+            opened,
+            upstream,
+            names,
+            clock=told[0],
+            progress=told[1],
+            with_root=with_root,
+        ):
             with opened.change(who(), f"mirror build {done.build} from {plain(url)}"):
                 count += 1
             say(

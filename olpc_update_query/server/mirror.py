@@ -11,6 +11,7 @@ Contents that a build of this site has, packed in the same way, are taken from t
 
 import shutil
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,17 +26,20 @@ from olpc_update_query.run.places import (
     LARGEST_LIST,
     LARGEST_ORDER,
     ORDER,
+    newest,
     on_stick,
     parse_list,
     read_whole,
     url_of,
 )
 from olpc_update_query.server.above import NOBODY, from_above, latest
+from olpc_update_query.server.packtree import make_root
 from olpc_update_query.server.pulling import Pull
 from olpc_update_query.server.replacing import replace_build, settle_at_start
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.files import (
     disk_errors,
+    fsync_directory,
     hold_lock,
     replace_file,
     sync_filesystem,
@@ -147,6 +151,7 @@ def mirror(
     *,
     clock: Clock,
     progress: Progress,
+    with_root: bool = False,
 ) -> Iterator[Pulled]:
     """Fetch builds from another site, one after the other.
 
@@ -159,6 +164,8 @@ def mirror(
             newest.
         clock: For pauses, and for expiries.
         progress: Who is told.
+        with_root: Whether to make the plain tree of each build as well; that of a
+            build that has one here is made again when the build is replaced.
 
     Yields:
         Each build that was fetched, when it is in its place.
@@ -167,6 +174,7 @@ def mirror(
         Busy: Another command is at it.
         NetworkError: The link failed; what has come is kept.
         TrustError: A build is not what was signed, or nobody has signed it.
+        UnfitTree: Only root can make the plain tree.
         NoSpace, NotPermitted, DiskFailed: It cannot be written.
     """
     with disk_errors(site.builds):
@@ -179,10 +187,11 @@ def mirror(
         if not names:
             wanted = _of_use(site, here, listed)
             _drop_stages(site.builds, wanted)
+        job = _Mirror(site, upstream, clock, progress, with_root=with_root)
         wrong: list[errors.TrustError] = []
         for build in wanted:
             try:
-                pulled = _Mirror(site, upstream, clock, progress).pull(build, bases)
+                pulled = job.pull(build, bases)
             except errors.TrustError as error:
                 progress.step(f"build {build} is left out: {error}")
                 wrong.append(error)
@@ -217,13 +226,21 @@ class _Mirror:
         upstream: Where they are.
         clock: For pauses, and for expiries.
         progress: Who is told.
+        with_root: Whether every build gets its plain tree.
     """
 
     def __init__(
-        self, site: Site, upstream: Upstream, clock: Clock, progress: Progress
+        self,
+        site: Site,
+        upstream: Upstream,
+        clock: Clock,
+        progress: Progress,
+        *,
+        with_root: bool,
     ) -> None:
         self._site, self._upstream = site, upstream
         self._clock, self._progress = clock, progress
+        self._with_root = with_root
 
     def pull(self, build: BuildId, bases: list[BuildId]) -> Pulled | None:
         """Fetch one build, unless it is here.
@@ -246,6 +263,8 @@ class _Mirror:
         if here is not None and here.contents == trusted.order.contents:
             self._renew_order(here.path / ORDER, trusted)
             shutil.rmtree(stage, ignore_errors=True)  # a cut after it was exchanged
+            if self._with_root and not here.has_root:
+                self._add_root(here.path, stage)
             return None
         if here is not None:
             self._refuse_older(here.path / ORDER, trusted)
@@ -261,7 +280,8 @@ class _Mirror:
             job = Pull(stage, builds, trusted.order, crew, self._progress)
             deltas = job.run(bases)
             received = self._upstream.transport.received - before
-            self._install(stage, builds / build, build)
+            has_root = self._with_root or (here is not None and here.has_root)
+            self._install(stage, builds / build, with_root=has_root)
         return Pulled(build, received, job.reused, deltas)
 
     def _renew_order(self, path: Path, trusted: TrustedOrder) -> None:
@@ -282,12 +302,42 @@ class _Mirror:
         if ours.time > trusted.time:
             raise errors.UntrustedAnswer("order", "it is older than the one here")
 
-    def _install(self, stage: Path, target: Path, build: BuildId) -> None:
+    def _install(self, stage: Path, target: Path, *, with_root: bool) -> None:
+        root = stage / "root"
+        shutil.rmtree(root, ignore_errors=True)  # of a run that was killed
         for path in (stage, *stage.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
+        if with_root:
+            make_root(stage, root, self._other_root(target), self._progress)
         sync_filesystem(stage)
-        with hold_lock(target.parent / ".lock", f"mirror {build}", mode=0o644):
+        with self._holding(target):
             replace_build(stage, target)
+
+    def _add_root(self, build: Path, stage: Path) -> None:
+        """Make the plain tree of a build that is here."""
+        with disk_errors(build):
+            stage.mkdir()
+            other = self._other_root(build)
+            make_root(build, stage / "root", other, self._progress)
+            sync_filesystem(stage)
+            with self._holding(build):
+                (stage / "root").rename(build / "root")
+                fsync_directory(build)
+            stage.rmdir()
+
+    def _other_root(self, build: Path) -> Path | None:
+        """Return the newest build with a plain tree; that of the same name, if any."""
+        names = [one for one in self._site.build_names() if self._has_root(one)]
+        if build.name in names:
+            return build
+        return self._site.builds / newest(names) if names else None
+
+    def _has_root(self, build: BuildId) -> bool:
+        return (self._site.builds / build / "root").is_dir()
+
+    def _holding(self, build: Path) -> AbstractContextManager[None]:
+        lock = build.parent / ".lock"
+        return hold_lock(lock, f"mirror {build.name}", mode=0o644)
 
 
 def _prepare(stage: Path, trusted: TrustedOrder) -> None:

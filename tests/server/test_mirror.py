@@ -39,7 +39,7 @@ from tests.perform_update.published import StillClock, install, make_build
 from tests.server import served
 from tests.server.published import FIRST, SECOND, Story, files_of, flip, noise
 from tests.server.sites import assign, make_site
-from tests.trees import Node, build_tree
+from tests.trees import Node, build_tree, difference, every_kind, snapshot
 
 NOW = 1_800_000_000
 
@@ -74,7 +74,9 @@ class Nation:
         (self.www / "builds/index.html").write_text(json.dumps(self.names))
         return done.path
 
-    def pull(self, *names: BuildId, url: str = "") -> list[Pulled]:
+    def pull(
+        self, *names: BuildId, url: str = "", with_root: bool = False
+    ) -> list[Pulled]:
         """Mirror, as the command does."""
         with contextlib.closing(HttpTransport("test/1", {})) as transport:
             upstream = Upstream(url or self.web.url, transport, ring())
@@ -85,6 +87,7 @@ class Nation:
                     names,
                     clock=StillClock(),
                     progress=self.story,
+                    with_root=with_root,
                 )
             )
 
@@ -316,6 +319,50 @@ def test_no_room(nation: Nation, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.NoSpace):
         nation.pull()
     assert nation.site.build_names() == [FIRST]
+
+
+@pytest.mark.root
+def test_the_plain_tree_is_made_of_the_pack(nation: Nation, tmp_path: Path) -> None:
+    """As the national site would have it, and linked with that of another build."""
+    shutil.rmtree(nation.tree)
+    every_kind(nation.tree)
+    nation.publish(FIRST)
+    first = snapshot(nation.tree)
+    nation.pull()
+    assert not (nation.here(FIRST) / "root").exists()
+    assert nation.pull(with_root=True) == []
+    root = nation.here(FIRST) / "root"
+    assert not difference(first, snapshot(root))
+    assert nation.site.need_build(FIRST).has_root
+    (nation.tree / "new").write_text("of the second build")
+    os.chmod(nation.tree / "etc/private", 0o640)
+    (root / "bin/busybox").write_text("changed by hand")
+    nation.publish(SECOND)
+    nation.pull(with_root=True)
+    second = nation.here(SECOND) / "root"
+    assert not difference(snapshot(nation.tree), snapshot(second))
+
+    def is_linked(path: str) -> bool:
+        return os.path.samestat(os.lstat(root / path), os.lstat(second / path))
+
+    for path in ("link/dangling", "dev/fifo", "bin/su", "usr/copy"):
+        assert is_linked(path), path
+    assert not is_linked("etc/private")
+    assert not is_linked("bin/busybox"), "it is not what the manifest says"
+    check_build(nation.here(SECOND))
+    assert hidden(nation) == [".mirror.lock"]
+
+
+def test_a_plain_tree_is_made_again(nation: Nation) -> None:
+    first = nation.publish(FIRST)
+    nation.pull(with_root=True)
+    assert (nation.here(FIRST) / "root/etc/motd").read_text() == "hello"
+    shutil.rmtree(first)
+    build_tree(nation.tree, {"etc/motd": "mended"})
+    nation.publish(FIRST)
+    nation.pull()
+    assert (nation.here(FIRST) / "root/etc/motd").read_text() == "mended"
+    assert not difference(snapshot(nation.tree), snapshot(nation.here(FIRST) / "root"))
 
 
 def test_from_a_stick(nation: Nation) -> None:
