@@ -17,6 +17,8 @@ ASKER = SYSTEMD / "olpc-update-query@.service"
 INSTALLER = SYSTEMD / "olpc-update-installer.service"
 CONFIRM = SYSTEMD / "olpc-update-confirm.service"
 DAEMON = SYSTEMD / "olpc-update-query-daemon.service"
+MIRROR = SYSTEMD / "olpc-update-mirror@.service"
+MIRROR_TIMER = SYSTEMD / "olpc-update-mirror@.timer"
 SCORE = re.compile(r"Overall exposure level for \S+: ([0-9.]+)")
 
 pytestmark = pytest.mark.needs("systemd")
@@ -54,6 +56,7 @@ def test_systemd_finds_no_fault(tmp_path: Path) -> None:
         pytest.param(INSTALLER, 4.0, id="installer"),
         pytest.param(CONFIRM, 1.5, id="confirm"),
         pytest.param(DAEMON, 2.0, id="daemon"),
+        pytest.param(MIRROR, 2.5, id="mirror"),
     ],
 )
 def test_what_a_unit_exposes(tmp_path: Path, unit: Path, most: float) -> None:
@@ -71,6 +74,17 @@ def settings(unit: Path, name: str) -> list[str]:
 def test_the_asker_has_no_capability() -> None:
     assert settings(ASKER, "CapabilityBoundingSet") == [""]
     assert settings(ASKER, "User") == ["olpc-update"]
+
+
+def test_the_mirror_writes_into_its_site_alone() -> None:
+    assert settings(MIRROR, "ReadWritePaths") == ["%f"]
+    assert settings(MIRROR, "CapabilityBoundingSet") == ["CAP_SETGID CAP_SETUID"]
+
+
+def test_every_mirror_has_a_moment_of_its_own_and_misses_none() -> None:
+    assert settings(MIRROR_TIMER, "RandomizedDelaySec") == ["15min"]
+    assert settings(MIRROR_TIMER, "FixedRandomDelay") == ["yes"]
+    assert settings(MIRROR_TIMER, "Persistent") == ["true"]
 
 
 @pytest.mark.parametrize("unit", [INSTALLER, DAEMON], ids=["installer", "daemon"])

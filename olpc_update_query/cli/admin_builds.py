@@ -215,18 +215,22 @@ def mirror(
     Without --build these are the ones that are assigned here, those that are here and
     were published anew, and the newest. What is here is not fetched again, and what a
     cut link or a killed run has fetched is kept: run it again, by a timer for example.
-    A build is served when all of it is here.
+    A build is served when all of it is here. Started by root, it goes on as the user
+    who owns the site, unless --with-root is given.
 
     URL may also be the directory of a stick that `usb` made.
     """
     from olpc_update_query.server.keys import above_path
     from olpc_update_query.server.mirror import Upstream
     from olpc_update_query.server.mirror import mirror as pull
+    from olpc_update_query.server.serve import become_owner
     from olpc_update_query.system.keyring import read_key
 
+    der = None if key is None else read_key(key).der
+    if not with_root:
+        become_owner(site)
     opened = open_site(site)
-    if key is not None:
-        der = read_key(key).der
+    if der is not None:
         with opened.change(who(), f"trust the builds of {plain(url)}"):
             replace_file(above_path(opened, Role.OATS), der)
     count = 0

@@ -117,9 +117,12 @@ def become_owner(path: Path) -> str | None:
         path: The site.
 
     Returns:
-        The user's name; None when nothing was given up.
+        The user's name; None when nothing was given up, or there is no such path.
     """
-    owner = os.stat(path).st_uid
+    try:
+        owner = os.stat(path).st_uid
+    except FileNotFoundError:
+        return None
     if os.geteuid() != 0 or owner == 0:
         return None
     try:

@@ -307,6 +307,18 @@ def test_the_daemon_is_shut_in(machine: Machine) -> None:
     assert {name for name, came in found.items() if came == "yes"} == allowed
 
 
+def test_a_school_below_fetches_builds(machine: Machine) -> None:
+    """By its timer, which nobody has enabled before; as the user who owns the site."""
+    found = machine.text("below").splitlines()
+    said = machine.text("below-said")
+    assert found[:3] == ["disabled", "success", "active"], said
+    files = ("contents", "pack", "order")
+    assert found[3:6] == [f"games /srv/below/builds/{NEXT}/{name}" for name in files]
+    assert f"Build {NEXT} is here" in said
+    assert found[6:] == ["success"], "that no server is there is no failure"
+    assert "olpc-update-admin: http://schoolserver/" in said
+
+
 def test_a_hostile_hand_over_is_refused_and_said(machine: Machine) -> None:
     found = machine.journal("hostile.json")
     assert {record["OLPC_ERROR"] for record in found} == {"BadHandOver"}
