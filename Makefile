@@ -76,6 +76,7 @@ crash: $(READY) ## cut the power everywhere, kill, refuse every call: docs/crash
 	$(BIN)/python -m tests.crash.kills
 	$(BIN)/python -m tests.crash.block
 	$(BIN)/python -m tests.crash.faults
+	$(BIN)/python -m tests.crash.server
 
 .PHONY: demo
 demo: $(READY) ## a server, a laptop, an update and a rollback (TREE_A=, TREE_B=)

@@ -65,7 +65,7 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
     Raises:
         NoSite: There is no site.
         DamagedSite: A file of it is malformed.
-        DiskFailed: The reports cannot be opened.
+        NotPermitted: The reports belong to somebody else.
     """
     clock = clock or SystemClock()
     site = Site(Path(site_path), clock)
@@ -76,7 +76,7 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
         settle_at_start(site.builds)
     except UpdateError as error:  # `check` says what it means
         _log.warning("what was cut short stays as it is: %s", error)
-    reports = Reports(site.reports)
+    reports = Reports(site.reports, patient=True)
     app = Flask("olpc_update_query.server")
     app.url_map.merge_slashes = False
     app.extensions["reports"] = reports

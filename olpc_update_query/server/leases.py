@@ -7,7 +7,12 @@ over. A laptop that has it already is not given it again.
 from collections import OrderedDict
 from typing import Final
 
-from olpc_update_query.errors import DiskFailed, Malformed, UntrustedDelegation
+from olpc_update_query.errors import (
+    DiskFailed,
+    Malformed,
+    NoSpace,
+    UntrustedDelegation,
+)
 from olpc_update_query.model.messages import NEVER_EXPIRES, Query
 from olpc_update_query.model.wire import format_time
 from olpc_update_query.server import signing
@@ -132,7 +137,7 @@ class Leases:
         if lease is None:
             try:
                 lease = self._reports.lease(serial)
-            except DiskFailed:
+            except (DiskFailed, NoSpace):
                 return None
             if lease is not None:
                 self._hold(lease)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ from olpc_update_query.errors import Malformed, SiteExists
 from olpc_update_query.server.laptops import write_laptops
 from olpc_update_query.server.leasepolicy import parse_timezone
 from olpc_update_query.server.rollout_text import EMPTY
-from olpc_update_query.system.files import disk_errors, replace_file
+from olpc_update_query.system.files import disk_errors, fsync_directory, replace_file
 
 _LOCALTIME: Final = "/etc/localtime"
 
@@ -85,20 +86,39 @@ def create_site(path: Path, name: str) -> None:
         SiteExists: There is one.
         NotPermitted: The directory cannot be written.
     """
-    with disk_errors(path):
-        os.makedirs(path, exist_ok=True)
-        if (path / "site.toml").exists():
-            raise SiteExists(str(path), "is a site already")
-        for directory, mode in (("keys", 0o700), ("builds", 0o755)):
-            os.makedirs(path / directory, exist_ok=True)
-            os.chmod(path / directory, mode)
-        _create(path / ".gitignore", IGNORED)
-        _create(path / "laptops.csv", write_laptops({}).decode())
-        _create(path / "rollout.toml", EMPTY)
-        quoted = json.dumps(name, ensure_ascii=False)
-        zone = json.dumps(_local_timezone())
-        text = SITE.format(name=quoted, timezone=zone)
-        replace_file(path / "site.toml", text.encode())
+    if (path / "site.toml").exists():
+        raise SiteExists(str(path), "is a site already")
+    quoted = json.dumps(name, ensure_ascii=False)
+    zone = json.dumps(_local_timezone())
+    text = SITE.format(name=quoted, timezone=zone)
+    with disk_errors(path), ExitStack() as undo:
+        for place, mode in (
+            (path, None),
+            (path / "keys", 0o700),
+            (path / "builds", 0o755),
+        ):
+            _make_directories(place, undo)
+            if mode is not None:
+                os.chmod(place, mode)
+        for file, said in (
+            (".gitignore", IGNORED),
+            ("laptops.csv", write_laptops({}).decode()),
+            ("rollout.toml", EMPTY),
+            ("site.toml", text),
+        ):
+            if not (path / file).exists():
+                replace_file(path / file, said.encode())
+                undo.callback((path / file).unlink)
+        undo.pop_all()
+
+
+def _make_directories(path: Path, undo: ExitStack) -> None:
+    """Make a directory and those above it, which are on the disk when this returns."""
+    for place in reversed([path, *path.parents]):
+        if not place.exists():
+            place.mkdir()
+            undo.callback(place.rmdir)
+            fsync_directory(place.parent)
 
 
 def _local_timezone() -> str:
@@ -109,8 +129,3 @@ def _local_timezone() -> str:
     except (OSError, Malformed):
         return "UTC"
     return "UTC" if zone == "Etc/UTC" else zone
-
-
-def _create(path: Path, text: str) -> None:
-    if not path.exists():
-        replace_file(path, text.encode())

@@ -5,7 +5,7 @@ from olpc_update_query.server.above import is_from_above
 from olpc_update_query.server.publish import OrderFacts
 from olpc_update_query.server.signing import Signer, make_order
 from olpc_update_query.server.site import Site
-from olpc_update_query.system.files import replace_file
+from olpc_update_query.system.files import remove_leftovers, replace_file
 
 
 def order_for(facts: OrderFacts, signer: Signer, now: int) -> bytes:
@@ -26,6 +26,8 @@ def sign_orders_again(site: Site, signer: Signer, now: int) -> int:
     What `mirror` has brought stays as the higher site has signed it: its laptops trust
     no key of this one.
 
+    Call it inside ``site.change``.
+
     Args:
         site: The site.
         signer: The key that signs now.
@@ -42,6 +44,7 @@ def sign_orders_again(site: Site, signer: Signer, now: int) -> int:
             and (build.path / "order").exists()
             and not is_from_above(site, build.path)
         ):
+            remove_leftovers(build.path)
             facts = OrderFacts(build.build, build.contents, build.size)
             replace_file(build.path / "order", order_for(facts, signer, now))
             count += 1

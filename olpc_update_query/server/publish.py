@@ -225,9 +225,10 @@ def forget_attempts(builds: Path) -> None:
 
 def _begun(directory: Path) -> int:
     """Return how much of a pack is there; 0 without the lines that say what it is."""
-    if not (directory / LINES).is_file():
+    pack = directory / "pack"
+    if not (directory / LINES).is_file() or not pack.is_file():
         return 0
-    return (directory / "pack").stat().st_size
+    return pack.stat().st_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

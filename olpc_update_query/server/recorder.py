@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
+from olpc_update_query.errors import UpdateError
+
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -36,7 +38,7 @@ class Recorder(Generic[_T]):
         self._write = write
         self._changed = threading.Condition()
         self._waiting: list[_T] = []
-        self._taken = self._added = self._settled = 0
+        self._taken = self._added = self._settled = self._lost = 0
         self._urgent = self._closed = self._stuck = False
         self._thread: tuple[int, threading.Thread] | None = None
 
@@ -96,13 +98,25 @@ class Recorder(Generic[_T]):
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
-            try:
-                self._write(batch)
-            except Exception:  # noqa: BLE001 - the thread must live
-                _log.exception("%d reports could not be written", len(batch))
+            self._try_to_write(batch)
             with self._changed:
                 self._settled, self._stuck = self._taken, False
                 self._changed.notify_all()
+
+    def _try_to_write(self, batch: Sequence[_T]) -> None:
+        """Write a batch; what the disk refuses is told once, until it takes more."""
+        try:
+            self._write(batch)
+        except UpdateError as error:
+            if not self._lost:
+                _log.warning("reports are not kept until this is mended: %s", error)
+            self._lost += len(batch)
+        except Exception:  # noqa: BLE001 - the thread must live
+            _log.exception("%d reports could not be written", len(batch))
+        else:
+            if self._lost:
+                _log.warning("reports are kept again; %d were not", self._lost)
+            self._lost = 0
 
     def _next_batch(self) -> Sequence[_T] | None:
         with self._changed:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.expression import Executable
 
-from olpc_update_query.errors import DamagedSite, DiskFailed
+from olpc_update_query.errors import DamagedSite, DiskFailed, NoSpace
 from olpc_update_query.server.recorder import BATCH, Recorder
 from olpc_update_query.server.records import (
     EVENTS,
@@ -67,6 +68,8 @@ class Reports:
 
     Args:
         where: The SQLite file, or the URL of another database.
+        patient: Whether a file that cannot be opened now, because the disk is full or
+            fails, is tried again whenever it is needed, as other databases are.
 
     Raises:
         DiskFailed: It cannot be opened.
@@ -74,14 +77,20 @@ class Reports:
         DamagedSite: The URL is none of a database.
     """
 
-    def __init__(self, where: Path | str) -> None:
-        self._name = _named(where)
-        self._engine = _open(where)
-        self._has_tables = isinstance(where, Path) or _try_to_make_tables(
-            self._engine, self._name
-        )
+    def __init__(self, where: Path | str, *, patient: bool = False) -> None:
+        self._where, self._name = where, _named(where)
+        self._engine: Engine | None = None
+        self._is_open, self._opening = False, threading.Lock()
         self._recorder: Recorder[Record] = Recorder(self._write)
         self._unkept = _TRIM_AFTER
+        if isinstance(where, str):
+            self._engine, patient = _create(where), True
+        try:
+            self._opened()
+        except (DiskFailed, NoSpace) as error:
+            if not patient:
+                raise
+            _log.warning("%s; laptops are answered without reports", error)
 
     def record(self, record: Record, *, confirm: bool = False) -> int:
         """Queue something to be written.
@@ -106,7 +115,8 @@ class Reports:
     def close(self) -> None:
         """Write what is queued and close the database."""
         self._recorder.close()
-        self._engine.dispose()
+        if self._engine is not None:
+            self._engine.dispose()
 
     def bring(self, polls: Sequence[Poll], now: int) -> list[Poll]:
         """Write what laptops have told elsewhere, all of it or nothing.
@@ -119,13 +129,10 @@ class Reports:
             Those that were news.
 
         Raises:
-            DiskFailed: Nothing was written.
+            DiskFailed, NoSpace: Nothing was written.
         """
         self.flush()
-        try:
-            return self._transact(partial(_bring, polls=polls, now=now))
-        except DatabaseError as error:
-            raise DiskFailed(self._name, _plain(error)) from error
+        return self._transact(partial(_bring, polls=polls, now=now))
 
     # --- reading ---
 
@@ -233,17 +240,28 @@ class Reports:
 
     def _rows(self, query: Executable) -> list[tuple[Any, ...]]:
         try:
-            self._need_tables()
-            with self._engine.connect() as connection:
+            with self._opened().connect() as connection:
                 return [tuple(row) for row in connection.execute(query)]
         except DatabaseError as error:
-            raise DiskFailed(self._name, _plain(error)) from error
+            raise _failure(self._name, error) from error
 
-    def _need_tables(self) -> None:
-        """Make the tables if the database was not there when this began."""
-        if not self._has_tables:
-            _make_tables(self._engine)
-            self._has_tables = True
+    def _opened(self) -> Engine:
+        """Open the database and make its tables, if that was not possible before."""
+        with self._opening:
+            if self._engine is None or not self._is_open:
+                self._engine = self._open()
+                self._is_open = True
+            return self._engine
+
+    def _open(self) -> Engine:
+        if isinstance(self._where, Path):
+            return _open_file(self._where)
+        engine = self._engine or _create(self._where)
+        try:
+            _make_tables(engine)
+        except OperationalError as error:
+            raise DiskFailed(self._name, _plain(error)) from error
+        return engine
 
     # --- writing, in the recorder's thread ---
 
@@ -265,19 +283,25 @@ class Reports:
     # --- writing, in any thread ---
 
     def _transact(self, work: Callable[[Connection], _T]) -> _T:
-        """Do work in one transaction, again where another server is in the way."""
-        for _ in range(_TRIES - 1):
+        """Do work in one transaction, again where another server is in the way.
+
+        Raises:
+            DiskFailed, NoSpace: Nothing was written.
+        """
+        engine = self._opened()
+        for attempt in range(_TRIES):
             try:
-                return self._transact_once(work)
-            except (IntegrityError, OperationalError):
+                return self._transact_once(engine, work)
+            except DatabaseError as error:
                 # another server wrote about the same laptop just now, or held the
                 # lock; or the database was started anew, and is asked by a new line
-                continue
-        return self._transact_once(work)
+                may_pass = isinstance(error, IntegrityError | OperationalError)
+                if not may_pass or attempt == _TRIES - 1:
+                    raise _failure(self._name, error) from error
+        raise RuntimeError("nothing was tried")
 
-    def _transact_once(self, work: Callable[[Connection], _T]) -> _T:
-        self._need_tables()
-        with self._engine.begin() as connection:
+    def _transact_once(self, engine: Engine, work: Callable[[Connection], _T]) -> _T:
+        with engine.begin() as connection:
             if connection.dialect.name == "sqlite":
                 # what is read below must not change until it is written
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -313,9 +337,7 @@ def _named(where: Path | str) -> str:
         return "the reports"
 
 
-def _open(where: Path | str) -> Engine:
-    if isinstance(where, Path):
-        return _open_file(where)
+def _create(where: str) -> Engine:
     try:
         return sa.create_engine(where, future=True, pool_pre_ping=True)
     except (sa.exc.ArgumentError, ValueError) as error:
@@ -327,7 +349,7 @@ def _open_file(where: Path) -> Engine:
     try:
         return _connect(where)
     except DatabaseError as error:
-        if "is full" in str(error.orig):
+        if _is_full(error):
             raise no_space(where, 1) from error
         if isinstance(error, OperationalError):
             raise DiskFailed(str(where), _plain(error)) from error
@@ -336,6 +358,15 @@ def _open_file(where: Path) -> Engine:
         _log.warning("%s is damaged (%s); it is now %s", where, error.orig, aside)
         _move_aside(where, aside)
         return _connect(where)
+
+
+def _is_full(error: DatabaseError) -> bool:
+    return "is full" in str(error.orig)
+
+
+def _failure(name: str, error: DatabaseError) -> DiskFailed | NoSpace:
+    """Return what to tell of a database that refuses."""
+    return NoSpace(name, 1, 0) if _is_full(error) else DiskFailed(name, _plain(error))
 
 
 def _plain(error: DatabaseError) -> str:
@@ -377,16 +408,6 @@ def _insist_on_whole(engine: Engine) -> None:
     engine.dispose()
     if found != "ok":
         raise DatabaseError("quick_check", None, sqlite3.DatabaseError(str(found)))
-
-
-def _try_to_make_tables(engine: Engine, name: str) -> bool:
-    """Make the tables, unless the database is not to be reached now."""
-    try:
-        _make_tables(engine)
-    except OperationalError as error:
-        _log.warning("%s: %s; laptops are answered without", name, _plain(error))
-        return False
-    return True
 
 
 def _make_tables(engine: Engine) -> None:

@@ -162,7 +162,7 @@ def rotate(site: Site, role: Role, name: str, now: int) -> tuple[Path, Statement
     """
     private = site.keys / f"{NEW}{role}-{name}.private"
     done = private.with_name(private.name.removeprefix(NEW))
-    begun = read_private(site, private) if private.exists() else None
+    begun = _begun(site, private, done)
     for one in site.statements():
         if begun and begun.public in one.statement.add:
             _complete(private, begun)
@@ -178,10 +178,23 @@ def rotate(site: Site, role: Role, name: str, now: int) -> tuple[Path, Statement
         raw = add_signature(draft(site, change, now), old)
         open_statement(raw, site_ring(site))
     except UpdateError:
-        for path in (private, private.with_suffix(".public")):
-            path.unlink()  # nobody trusts it, and nobody has been told to
+        if begun is None:  # nobody trusts it, and nobody has been told to
+            for path in (private, private.with_suffix(".public")):
+                path.unlink()
         raise
     return done, publish(site, raw, now)
+
+
+def _begun(site: Site, private: Path, done: Path) -> Signer | None:
+    """Return the key of a rotation that was cut short, None if none was.
+
+    As long as one of its two files is called new-, it was.
+    """
+    if private.exists():
+        return read_private(site, private)
+    if private.with_suffix(".public").exists() and done.exists():
+        return read_private(site, done)
+    return None
 
 
 def find_key(site: Site, role: Role, wanted: str) -> bytes:

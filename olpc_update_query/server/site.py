@@ -50,6 +50,7 @@ from olpc_update_query.server.tables import read_table
 from olpc_update_query.server.watch import Signature, Watched, signature
 from olpc_update_query.system.files import (
     disk_errors,
+    fsync_directory,
     hold_lock,
     remove_leftovers,
     replace_file,
@@ -457,6 +458,7 @@ def hand_over(site: Path, paths: Iterable[Path]) -> None:
 
 
 def _append(path: Path, line: str) -> None:
+    is_new = not path.exists()
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o644)
     try:
@@ -464,3 +466,5 @@ def _append(path: Path, line: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    if is_new:
+        fsync_directory(path.parent)

@@ -43,6 +43,7 @@ _OLD: Spec = {"etc/issue": "old", "usr/a": "a" * 5000, "usr/b": "one"}
 _NEW: Spec = {"etc/issue": "new", "usr/a": "a" * 4000 + "b" * 1000, "usr/b": "one"}
 _FILES = ("site.toml", "laptops.csv", "rollout.toml", "keys/[!.]*")
 _CHANGED = re.compile(rb"\nchanged = .*")
+_LEFT = ("builds/.[!l]*", ".*.new", "keys/.*.new", "keys/new-*", "builds/*/.*.new")
 _PROMISES = "promises"
 """A directory beside the site: an empty one is made in it when something is said."""
 
@@ -166,7 +167,8 @@ def _rotate(root: Path) -> int:
 
 
 def _rotate_again(root: Path) -> int:
-    is_done = (root / "site/keys/oats-b.public").exists()
+    keys = root / "site/keys"
+    is_done = (keys / "oats-b.public").exists() and not list(keys.glob("new-*"))
     return 0 if is_done else _rotate(root)
 
 
@@ -225,6 +227,7 @@ def look(root: Path) -> Snapshot:
         for path in site.glob(pattern)
     }
     builds = {path.name: _digest(path) for path in site.glob("builds/[!.]*")}
+    builds |= {f"{name}/order": _order(site / "builds" / name) for name in builds}
     marks = repr((sorted(files.items()), sorted(builds.items()), _modes(site)))
     if marks not in _SEEN:
         _SEEN[marks] = _errors(site)
@@ -236,9 +239,14 @@ def _modes(site: Path) -> list[int]:
     return [path.stat().st_mode for path in places if path.exists()]
 
 
+def _order(build: Path) -> str:
+    path = build / "order"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
 def _digest(top: Path) -> str:
     told = hashlib.sha256()
-    for path in sorted(top.rglob("*")):
+    for path in sorted(set(top.rglob("[!.]*")) - {top / "order"}):
         data = path.read_bytes() if path.is_file() else b""
         told.update(repr((str(path.relative_to(top)), data)).encode())
     return told.hexdigest()
@@ -292,7 +300,7 @@ class Judge:
         if not self._chore.is_random:
             wrong += _unlike(found, self._after)
         site = self._root / "site"
-        for pattern in ("builds/.[!l]*", ".*.new", "keys/.*.new", "keys/new-*"):
+        for pattern in _LEFT:
             wrong += [f"{path} is left over" for path in site.glob(pattern)]
         return [f"again: {one}" for one in wrong + self._lost_reports(promised)]
 
@@ -344,9 +352,10 @@ def _unlike(found: Snapshot, wanted: Snapshot) -> list[str]:
 
 
 def _timeless(site: Snapshot) -> dict[str, object]:
-    """Return all of it but the times at which something was said."""
+    """Return all of it but when something was said, and signatures of that."""
     files = {name: _CHANGED.sub(b"", data) for name, data in site.files.items()}
-    return {**files, **site.builds}
+    builds = {name: bool(of) if "/" in name else of for name, of in site.builds.items()}
+    return {**files, **builds}
 
 
 # --- the sweep ----------------------------------------------------------------------

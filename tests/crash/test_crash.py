@@ -9,6 +9,7 @@ from tests.crash.block import prove
 from tests.crash.faults import SHORT, sabotage
 from tests.crash.kills import Shooter
 from tests.crash.scenes import Scene, Stage
+from tests.crash.server import CHORES, sweep_chore
 from tests.crash.sweep import Bounds, scratch, sweep
 
 pytestmark = [
@@ -55,6 +56,24 @@ def test_without_syncs_it_would_fail(place: Path) -> None:
         found = sweep(scene, Bounds(most=8, share=5, synced=False, stop=3))
     assert any("power cut" in line for line in found.failures)
     assert not any("killed" in line for line in found.failures), "syncs do not matter"
+
+
+CHORE_SHARES = {"rotate": 12, "publish": 16, "poll": 80}
+
+
+@pytest.mark.parametrize("name", CHORE_SHARES)
+def test_a_sample_of_cuts_of_the_server(place: Path, name: str) -> None:
+    chore = next(one for one in CHORES if one.name == name)
+    found = sweep_chore(chore, place, Bounds(most=9, share=CHORE_SHARES[name]))
+    print(f"{name}: {found.states} states")  # noqa: T201 - pytest -rP shows it
+    assert found.failures == []
+    assert found.states >= 5, "the sample is too small to find anything"
+
+
+def test_without_syncs_the_server_would_fail(place: Path) -> None:
+    chore = next(one for one in CHORES if one.name == "poll")
+    found = sweep_chore(chore, place, Bounds(most=4, share=30, synced=False, stop=1))
+    assert any("power cut" in line for line in found.failures)
 
 
 def shooter(place: Path, scene: Scene) -> Shooter:

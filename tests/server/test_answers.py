@@ -389,7 +389,7 @@ def test_no_lease_without_uuid_or_days_or_key_or_clock(
 def test_a_lease_survives_reports_that_cannot_be_read(
     school: School, tmp_path: Path
 ) -> None:
-    with school.reports._engine.begin() as connection:
+    with school.reports._opened().begin() as connection:
         connection.exec_driver_sql("DROP TABLE leases")
     assert school.lease()
     school.restart()

@@ -733,7 +733,7 @@ def test_a_laptop_that_is_ignored_gets_no_answer(tmp_path: Path) -> None:
 def test_reports_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     app = create_app(site.path, HandClock())
-    with app.extensions["reports"]._engine.begin() as connection:
+    with app.extensions["reports"]._opened().begin() as connection:
         connection.exec_driver_sql("DROP TABLE laptops")
     reply = app.test_client().get("/status.json")
     assert reply.status_code == 500

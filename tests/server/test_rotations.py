@@ -156,6 +156,35 @@ def test_a_publish_that_was_cut_short_still_has_a_key(tmp_path: Path) -> None:
     assert load_key(site, Role.OATS).public in {key.der for key in site_ring(site)}
 
 
+@pytest.mark.parametrize("left", [(".private", ".public"), (".public",), (".private",)])
+def test_a_rotation_that_was_cut_short_is_finished(
+    tmp_path: Path, left: tuple[str, ...]
+) -> None:
+    site = make_site(tmp_path)
+    private, made = rotating.rotate(site, Role.OATS, "2027", NOW)
+    key = private.read_bytes()
+    for suffix in left:
+        path = private.with_suffix(suffix)
+        path.rename(path.with_name(f"new-{path.name}"))
+    add_build(site, "762")
+    (site.builds / "762/order").write_bytes(b"by a key that is retired")
+    assert rotating.rotate(site, Role.OATS, "2027", NOW) == (private, made)
+    assert private.read_bytes() == key
+    assert not list(site.keys.glob("new-*"))
+    assert (site.builds / "762/order").read_bytes().startswith(b"[")
+    with pytest.raises(SiteExists):
+        rotating.rotate(site, Role.OATS, "2027", NOW)
+
+
+def test_a_key_that_was_made_before_is_rotated_to(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    private, new = rotating.make_pair(site, Role.OATS, "2027")
+    private.with_suffix(".public").unlink()  # the power failed in between
+    rotating.rotate(site, Role.OATS, "2027", NOW)
+    assert load_key(site, Role.OATS).public == new.public
+    assert not list(site.keys.glob("new-*"))
+
+
 def test_a_retired_key_signs_nothing(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     other = rotating.Change(

@@ -1,0 +1,86 @@
+"""A full disk costs reports, never a lease; and nothing is left of what failed."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from olpc_update_query.errors import NoSpace
+from olpc_update_query.server.newsite import create_site
+from olpc_update_query.server.reports import Reports
+from tests.keys import SERIAL
+from tests.server.served import Served, serve
+from tests.server.sites import LAPTOP, list_laptops, make_site
+
+pytestmark = [pytest.mark.root, pytest.mark.needs("mount")]
+
+QUERY = (
+    f"serialnum={SERIAL}&version=1&nonce=5&build=760"
+    "&report=%7B%22build%22%3A%22762%22%2C%22code%22%3A0%7D"
+).encode()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A small file system."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(place)]
+    subprocess.run(mount, check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill(place: Path) -> Path:
+    with suppress(OSError), open(place / "filler", "wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    return place / "filler"
+
+
+def ask(server: Served) -> None:
+    reply = server.post(QUERY)
+    assert reply.status == 200
+    assert b"act01: " + SERIAL.encode() in reply.body
+
+
+def test_it_answers_and_keeps_reports_when_there_is_room(small: Path) -> None:
+    site = make_site(small)
+    list_laptops(site, LAPTOP)
+    filler = fill(small)
+    with serve(site.path) as server:
+        ask(server)
+        ask(server)
+        page = server.get("/")
+        assert page.status == 500
+        assert b"not enough space" in page.body
+        filler.unlink()
+        deadline = time.monotonic() + 20
+        while server.get("/").status != 200:
+            assert time.monotonic() < deadline, "the pages stay away"
+        ask(server)
+        while SERIAL.encode() not in server.get("/laptops").body:
+            assert time.monotonic() < deadline, "the report was not kept"
+        fill(small)
+        ask(server)
+    filler.unlink()
+    kept = Reports(site.reports)
+    state, lease = kept.state(SERIAL), kept.lease(SERIAL)
+    kept.close()
+    assert state is not None
+    assert state.tried == "762"
+    assert lease is None or lease.serial == SERIAL
+
+
+def test_a_new_site_is_there_or_not(small: Path) -> None:
+    filler = fill(small)
+    with pytest.raises(NoSpace):
+        create_site(small / "schools/site", "Escuela")
+    assert list(small.iterdir()) == [filler]
+    (small / "mine").mkdir()
+    with pytest.raises(NoSpace):
+        create_site(small / "mine", "Escuela")
+    assert list((small / "mine").iterdir()) == []
