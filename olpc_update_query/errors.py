@@ -431,6 +431,16 @@ class DiskFailed(TreeError):
         return f"{self.path}: {self.found}"
 
 
+class StickFailed(DiskFailed):
+    """A stick was pulled out, or refuses to be read or written."""
+
+    exit_code = 38
+    advice = (
+        "Put the stick in again and repeat the same command: what is whole on it "
+        "stays. If it fails once more, take another stick."
+    )
+
+
 class NotInstalled(TreeError):
     """The build is not on this laptop."""
 

@@ -1,7 +1,8 @@
 """Real sticks: images with a file system, mounted, and pulled out at a chosen byte.
 
 The kernels that the tests run on need know neither FAT nor ISO 9660: `fusefat` and
-`fuseiso` do. A stick that is pulled out is a block device all of whose reads fail.
+`fuseiso` do. A stick that is pulled out is a block device that neither reads nor
+writes any more.
 """
 
 import contextlib
@@ -85,17 +86,18 @@ class Socket:
         self.pull_out_after(PLUGGED)
 
     def pull_out_after(self, count: int) -> None:
-        """Let so many more bytes be read, and nothing more."""
+        """Let so many more bytes be read or written, and nothing more."""
         _BUDGET.pack_into(self._left, 0, count)
 
     def spend(self, count: int) -> None:
-        """Count bytes that are read.
+        """Count bytes that are read or written.
 
         Raises:
             OSError: The stick is out.
         """
         (left,) = _BUDGET.unpack_from(self._left, 0)
         if left < count:
+            _BUDGET.pack_into(self._left, 0, -1)  # out is out, also for a small piece
             raise OSError(errno.EIO, "no medium")
         _BUDGET.pack_into(self._left, 0, left - count)
 
@@ -140,7 +142,7 @@ def _serve(image: Path, place: Path, socket: Socket) -> None:
         return os.pread(disk, count, offset)
 
     def write(path: str, data: bytes, offset: int, fh: object) -> int:
-        socket.spend(0)
+        socket.spend(len(data))
         return os.pwrite(disk, data, offset)
 
     methods = {

@@ -55,11 +55,11 @@ from olpc_update_query.run.places import (
     url_of,
 )
 from olpc_update_query.run.trial import settle
-from olpc_update_query.system.files import disk_errors, read_bounded
+from olpc_update_query.system.files import read_bounded
 from olpc_update_query.system.host import draw_nonce
 from olpc_update_query.system.lent import lend, reach
 from olpc_update_query.system.security import install_lease
-from olpc_update_query.system.sticks import leave_file
+from olpc_update_query.system.sticks import Stick, leave_file, stick_errors
 from olpc_update_query.trust.answer import TrustedOrder
 from olpc_update_query.trust.lease import MAX_LEASE_LINE, find_lease, lines_for
 
@@ -100,7 +100,8 @@ class FromStick(ByHand):
         self._purpose = "olpc-update --usb"
         self._first = f"reading {stick}"
         self._stick, self._is_named = stick, build is not None
-        with disk_errors(stick):
+        self._there = Stick.at(stick)
+        with stick_errors(stick):
             lend(stick.resolve())
         self._signed = 0
 
@@ -233,7 +234,7 @@ class FromStick(ByHand):
         time = max(facts.now, self._signed)
         as_asker(machine, lambda: self._write_report(facts, time, parcel), self._asker)
         path = f"{REPORTS}/{report_name(machine.identity.serial)}"
-        leave_file(self._stick, path, parcel.take())
+        leave_file(self._there, path, parcel.take())
         self._report.note(f"a report is on the stick: {path}")
 
     def _write_report(self, facts: Facts, time: int, parcel: Parcel) -> None:

@@ -23,10 +23,12 @@ from olpc_update_query.server.site import PublishedBuild, Site
 from olpc_update_query.system.files import disk_errors, free_bytes
 from olpc_update_query.system.sticks import (
     FAT_LIMIT,
+    Stick,
     directory_on,
     is_fat,
     leave_file,
     remove_leftovers,
+    stick_errors,
     write_file,
 )
 from olpc_update_query.trust.keys import Role
@@ -63,26 +65,29 @@ class _Copy(NamedTuple):
         return self.source.name
 
 
-def write_stick(load: Load, stick: Path, progress: Progress) -> None:
+def write_stick(load: Load, path: Path, progress: Progress) -> None:
     """Put everything on a stick; what is there already is left alone.
 
     The plain trees of builds stay behind, because many sticks cannot hold one.
 
     Args:
         load: What is to be on it.
-        stick: Where it is mounted.
+        path: Where the stick is mounted.
         progress: Who is told, also how much room it takes before it is written.
 
     Raises:
         UnfitStick: It is FAT, and a file is too large for that.
         NoSpace: It cannot fit; nothing was written.
-        NotPermitted, DiskFailed: The stick cannot be written.
+        NotPermitted: The stick cannot be written.
+        StickFailed: It was pulled out, or fails; each file on it is whole or absent.
+        DiskFailed: The site cannot be read.
     """
-    with disk_errors(stick):
+    stick = Stick.at(path)
+    with stick_errors(path):
         _tidy(load, stick)
-        copies = [copy for build in load.orders for copy in _missing(build, stick)]
-        _require_fit(copies, stick)
-        _require_room(copies, load, stick, progress)
+        copies = [copy for build in load.orders for copy in _missing(build, path)]
+        _require_fit(copies, path)
+        _require_room(copies, load, path, progress)
         total, done = sum(copy.size for copy in copies), 0
         for build, order in load.orders.items():
             mine = [copy for copy in copies if copy.place[1] == build.build]
@@ -95,15 +100,15 @@ def write_stick(load: Load, stick: Path, progress: Progress) -> None:
                 _write(copy, stick, progress, (done, total))
                 done += copy.size
             leave_file(stick, f"{BUILDS}/{build.build}/{ORDER}", order)
-    for path, data in load.files.items():
-        leave_file(stick, path, data)
+    for name, data in load.files.items():
+        leave_file(stick, name, data)
 
 
-def _tidy(load: Load, stick: Path) -> None:
+def _tidy(load: Load, stick: Stick) -> None:
     """Make room: remove what an earlier try has left of the same builds."""
     for build in load.orders:
         for where in ((BUILDS, str(build.build)), (BUILDS, str(build.build), "delta")):
-            if stick.joinpath(*where).is_dir():
+            if stick.path.joinpath(*where).is_dir():
                 with directory_on(stick, *where) as place:
                     remove_leftovers(place)
 
@@ -161,7 +166,7 @@ def _require_room(
         raise NoSpace(str(stick), needed, free)
 
 
-def _hide(build: PublishedBuild, stick: Path) -> None:
+def _hide(build: PublishedBuild, stick: Stick) -> None:
     """Let no laptop take a build while it is being copied."""
     with directory_on(stick, BUILDS, str(build.build)) as place:
         if ORDER in os.listdir(place):
@@ -170,11 +175,11 @@ def _hide(build: PublishedBuild, stick: Path) -> None:
 
 
 def _write(
-    copy: _Copy, stick: Path, progress: Progress, so_far: tuple[int, int]
+    copy: _Copy, stick: Stick, progress: Progress, so_far: tuple[int, int]
 ) -> None:
     def chunks() -> Iterator[bytes]:
         done, total = so_far
-        with copy.source.open("rb") as file:
+        with disk_errors(copy.source), copy.source.open("rb") as file:
             while piece := file.read(_PIECE):
                 yield piece
                 done += len(piece)

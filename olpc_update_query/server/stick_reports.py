@@ -20,7 +20,8 @@ from olpc_update_query.server.leases import reported_expiry
 from olpc_update_query.server.records import BY_STICK, DAY, Poll
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.site import Site, Unknown, View
-from olpc_update_query.system.files import disk_errors, read_bounded
+from olpc_update_query.system.files import read_bounded
+from olpc_update_query.system.sticks import stick_errors
 
 MOST: Final = 20_000
 """Reports that are read of one stick."""
@@ -52,7 +53,8 @@ def bring_home(site: Site, reports: Reports, stick: Path, clock: Clock) -> Broug
 
     Raises:
         SiteError: There is no directory of reports, or too many files are in it.
-        DiskFailed: The stick or the database cannot be read.
+        StickFailed: The stick cannot be read.
+        DiskFailed: The database cannot.
         DamagedSite: A file of the site is malformed.
     """
     now = clock.now()
@@ -85,7 +87,7 @@ def _directory(stick: Path) -> Path:
 
 
 def _names(place: Path) -> Iterator[str]:
-    with disk_errors(place), os.scandir(place) as found:
+    with stick_errors(place), os.scandir(place) as found:
         names = []
         for entry in found:
             if not entry.name.startswith("."):

@@ -37,10 +37,11 @@ def disk_errors(path: Path, *, needed: int = 1) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _translated(error, path, needed) from error
+        raise translated(error, path, needed) from error
 
 
-def _translated(error: OSError, path: Path, needed: int) -> errors.UpdateError:
+def translated(error: OSError, path: Path, needed: int) -> errors.UpdateError:
+    """Return our error for one of the operating system's; see ``disk_errors``."""
     if error.errno == errno.EDQUOT:
         used_up = "the user's quota is used up"
         return errors.NoSpace(str(path), needed, free_bytes(path), used_up)
@@ -58,7 +59,7 @@ def refusal(error: OSError) -> errors.UpdateError:
         error: What the operating system said, perhaps with the path.
     """
     name = error.filename if isinstance(error.filename, str) else "a file"
-    return _translated(error, Path(name), 1)
+    return translated(error, Path(name), 1)
 
 
 def no_space(path: Path, needed: int) -> errors.NoSpace:

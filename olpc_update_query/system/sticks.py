@@ -5,12 +5,14 @@ Each file is there whole or not at all, also when the stick is pulled out too ea
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from olpc_update_query.system.files import disk_errors, write_all
+from olpc_update_query import errors
+from olpc_update_query.system.files import translated, write_all
 from olpc_update_query.system.mounts import type_of_file_system
 
 FAT_LIMIT: Final = (4 << 30) - 1
@@ -21,22 +23,65 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+class Stick(NamedTuple):
+    """A stick, and how to tell that it still is the one that lies there.
+
+    Attributes:
+        path: Where it is mounted.
+        device: Number of its file system. A desktop unmounts what is pulled out, and
+            what lies there then is the disk below.
+    """
+
+    path: Path
+    device: int
+
+    @classmethod
+    def at(cls, path: Path) -> "Stick":
+        """Return the stick that is mounted there now.
+
+        Raises:
+            StickFailed: It cannot be read.
+        """
+        with stick_errors(path):
+            return cls(path, os.stat(path).st_dev)
+
+
 @contextlib.contextmanager
-def directory_on(stick: Path, *names: str) -> Iterator[int]:
+def stick_errors(path: Path, *, needed: int = 1) -> Iterator[None]:
+    """Turn what the operating system says of a stick into our errors.
+
+    Raises:
+        NoSpace, NotPermitted: As in ``disk_errors``.
+        StickFailed: Any other refusal.
+    """
+    try:
+        yield
+    except OSError as error:
+        found = translated(error, path, needed)
+        if isinstance(found, errors.DiskFailed):
+            found = errors.StickFailed(found.path, found.found)
+        raise found from error
+
+
+@contextlib.contextmanager
+def directory_on(stick: Stick, *names: str) -> Iterator[int]:
     """Open a directory of a stick through no link, made if need be.
 
     Args:
-        stick: Where the stick is mounted.
+        stick: The stick.
         names: The directory on it, one name a level; none for the stick's top.
 
     Yields:
         Its descriptor.
 
     Raises:
-        OSError: It cannot be made, or a link or a file lies in its place.
+        OSError: It cannot be made, or a link or a file lies in its place, or the stick
+            is not there any more.
     """
-    descriptor = os.open(stick, _DIRECTORY)
+    descriptor = os.open(stick.path, _DIRECTORY)
     try:
+        if os.fstat(descriptor).st_dev != stick.device:
+            raise OSError(errno.ENODEV, "it is not mounted any more", str(stick.path))
         for name in names:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=descriptor)
@@ -49,21 +94,21 @@ def directory_on(stick: Path, *names: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def leave_file(stick: Path, path: str, data: bytes) -> None:
+def leave_file(stick: Stick, path: str, data: bytes) -> None:
     """Put a file on a stick, over an old one, whole or not at all, through no link.
 
     Args:
-        stick: Where the stick is mounted.
+        stick: The stick.
         path: The file's path on it; directories are made if need be.
         data: The whole content.
 
     Raises:
-        NoSpace, NotPermitted, DiskFailed: The stick is full, read-only or failing, or
-            a link lies in the way.
+        NoSpace, NotPermitted, StickFailed: The stick is full, read-only, failing or
+            gone, or a link lies in the way.
     """
     *above, name = path.split("/")
     with (
-        disk_errors(stick / path, needed=len(data)),
+        stick_errors(stick.path / path, needed=len(data)),
         directory_on(stick, *above) as place,
     ):
         write_file(place, name, [data])

@@ -206,7 +206,7 @@ def test_no_link_leads_astray(
     shell.good("assign", site.path, "--build", "762")
     ran = shell.run("usb", site.path, stick, "--leases", "9")
     assert list(victim.iterdir()) == []
-    assert ran.code == (0 if name == "lease.sig" else errors.DiskFailed.exit_code)
+    assert ran.code == (0 if name == "lease.sig" else errors.StickFailed.exit_code)
 
 
 # --- home -----------------------------------------------------------------------------

@@ -4,6 +4,9 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,8 +76,8 @@ def test_from_the_site_to_the_laptop_and_home_again(
         assert "1 new" in shell.good("reports", "import", site.path, stick)
     out = shell.good("laptops", "show", site.path, SERIAL)
     assert "build 770 is installed" in out
-    if kind == "ext4":  # of FAT it would be fusefat that is judged
-        subprocess.run(["e2fsck", "-fn", image], check=True)
+    checker = ["e2fsck", "-fn"] if kind == "ext4" else ["fsck.vfat", "-n"]
+    subprocess.run([*checker, image], check=True)
 
 
 def test_read_only(school: School, tmp_path: Path, kind: str) -> None:
@@ -127,6 +130,94 @@ def test_pulled_out_while_it_is_read(school: School, tmp_path: Path, kind: str) 
             done = update(school.root, "--usb", str(stick))
     assert (done.code, boots(school.root)) == (0, "763"), done.err
     assert not difference(before, snapshot(school.root / "versions/pristine/760"))
+
+
+@pytest.mark.parametrize("count", [0, 6 * MIB], ids=["at once", "late"])
+def test_pulled_out_while_it_is_written(
+    shell: Shell, school: School, tmp_path: Path, kind: str, count: int
+) -> None:
+    pytest.importorskip("mfusepy")
+    site = make_site(tmp_path)
+    list_laptops(site, LAPTOP)
+    tree = tmp_path / "tree"
+    build_tree(tree, {"etc/motd": "from a stick", "lib/huge": os.urandom(8 * MIB)})
+    shell.good("publish", site.path, tree, "--build", "770", "--any-tree")
+    before = snapshot(site.path / "builds")
+    image = media.make_image(kind, tmp_path / "image", 40 * MIB)
+    with media.plugged_in(image, tmp_path / "socket") as (device, socket):
+        with media.mounted(kind, device, tmp_path / "mnt") as stick:
+            socket.pull_out_after(count)
+            ran = shell.run("usb", site.path, stick, "--build", "770")
+            wanted = {errors.StickFailed.exit_code}
+            if kind == "fat":  # what fusefat cannot write nobody may, it says
+                wanted.add(errors.NotPermitted.exit_code)
+            assert ran.code in wanted, ran
+            line, hint = ran.err.splitlines()
+            assert line.startswith("olpc-update-admin: ")
+            assert str(stick) in line
+            assert hint.startswith("  hint: ")
+        socket.plug_in()
+        subprocess.run(CHECK[kind](device), check=False, capture_output=True)
+        with media.mounted(kind, device, tmp_path / "mnt") as stick:
+            shell.good("usb", site.path, stick, "--build", "770")
+            done = update(school.root, "--usb", str(stick))
+            assert (done.code, boots(school.root)) == (0, "770"), done.err
+    assert not difference(before, snapshot(site.path / "builds"))
+
+
+def test_pulled_out_before_the_report(
+    school: School, tmp_path: Path, kind: str
+) -> None:
+    pytest.importorskip("mfusepy")
+    image, where = tmp_path / "image", tmp_path / "mnt"
+    fill(school, kind, image, where)
+    hook = school.root / "etc/olpc-update-query/hooks.d/10-pull"
+    with media.plugged_in(image, tmp_path / "socket") as (device, socket):
+        with media.mounted(kind, device, where) as stick:
+            marker = tmp_path / "pulled"
+            hook.parent.mkdir(parents=True, exist_ok=True)
+            hook.write_text(f"#!/bin/sh\ntouch {marker}\nsleep 2\n")
+            hook.chmod(0o755)
+            watcher = threading.Thread(target=pull_when, args=(marker, socket))
+            watcher.start()
+            done = update(school.root, "--usb", str(stick))
+            watcher.join()
+        socket.plug_in()
+    assert (done.code, boots(school.root)) == (0, "762"), done.err
+    (line,) = done.err.splitlines()
+    assert "the report on the stick could not be written: " in line
+
+
+def pull_when(marker: Path, socket: media.Socket) -> None:
+    for _ in range(6000):
+        if marker.exists():
+            socket.pull_out_after(0)
+            return
+        time.sleep(0.01)
+
+
+def test_unmounted_when_it_is_pulled_out(
+    shell: Shell, school: School, tmp_path: Path
+) -> None:
+    """As desktops do; what lies below the mount point is somebody's disk."""
+    image, where = tmp_path / "image", tmp_path / "mnt"
+    fill(school, "ext4", image, where)
+    hook = school.root / "etc/olpc-update-query/hooks.d/10-unmount"
+    hook.parent.mkdir(parents=True, exist_ok=True)
+    hook.write_text(f"#!/bin/sh\numount -l {where}\n")
+    hook.chmod(0o755)
+    subprocess.run(["mount", "-o", "loop", image, where], check=True)
+    done = update(school.root, "--usb", str(where))
+    assert (done.code, boots(school.root)) == (0, "762"), done.err
+    assert "not be written" in done.err
+    assert "not mounted any more" in done.err
+    assert list(where.iterdir()) == []
+
+
+CHECK: dict[str, Callable[[Path], list[str]]] = {
+    "fat": lambda device: ["fsck.vfat", "-a", str(device)],
+    "ext4": lambda device: ["e2fsck", "-fp", str(device)],
+}
 
 
 @pytest.mark.parametrize("name", ["order", "contents", "contents.zst", "pack"])
