@@ -4,8 +4,10 @@ Shares no code with the product (ADR 0005): what boots is decided by ``bench.lap
 which follows the initramfs, and trees are compared by ``bench.compare``.
 """
 
+import json
 import os
 from pathlib import Path
+from urllib.parse import parse_qs
 
 from bench.compare import Survey, differences, survey
 from bench.laptop import NoBootError, boot, slots
@@ -13,6 +15,7 @@ from tests.crash.scenes import Scene
 
 LEASE = "security/lease.sig"
 STOLEN = "security/.private/stolen"
+REPORTS = "media/STICK/reports"
 WORK = "versions/updates/olpc-update-query"
 
 
@@ -47,7 +50,7 @@ class Judge:
         wrong = self._tree(found.current)
         if found.alternate:
             wrong += self._tree(found.alternate)
-        return wrong + self._lease(final=False)
+        return wrong + self._lease(final=False) + self._reports()
 
     def after_next_run(self, code: int, said: str) -> list[str]:
         """Return what the run that followed has not put right."""
@@ -66,7 +69,9 @@ class Judge:
             wrong += self._run_copy(name, self._wanted[name])
         if scene.gone and os.path.lexists(self._pristine(scene.gone)):
             wrong.append(f"{scene.gone} is still there")
-        wrong += self._trial()
+        wrong += self._trial() + self._reports()
+        if self._scene.reports and not any((self._root / REPORTS).iterdir()):
+            wrong.append("no report is on the stick")
         return wrong + self._lease(final=True) + self._leftovers()
 
     # --- trees ------------------------------------------------------------------------
@@ -120,6 +125,17 @@ class Judge:
         if found is None and not is_marked:
             return ["the lease is gone, and nobody says that the laptop is stolen"]
         return []
+
+    def _reports(self) -> list[str]:
+        """What is on a stick under a report's name is a whole one."""
+        wrong = []
+        for path in (self._root / REPORTS).glob("[!.]*"):
+            fields = parse_qs(path.read_text())
+            try:
+                json.loads(fields["report"][0])
+            except (KeyError, ValueError):
+                wrong.append(f"{path.name} on the stick is not whole")
+        return wrong
 
     def _trial(self) -> list[str]:
         """The mark names the build that is on trial, and only that one."""

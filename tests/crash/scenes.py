@@ -94,6 +94,7 @@ class Scene:
         gone: The build that is not there afterwards, if there is one.
         on_trial: The build that is on trial afterwards, if there is one.
         renews: Whether the lease has to be the new one in the end.
+        reports: Whether a report has to be on the stick in the end.
         leases: The lease before and after.
     """
 
@@ -109,6 +110,7 @@ class Scene:
     gone: str = ""
     on_trial: str = ""
     renews: bool = True
+    reports: bool = False
 
 
 def command(program: str, *words: str) -> int:
@@ -279,6 +281,28 @@ class Stage:
             )
 
     @contextlib.contextmanager
+    def by_stick(self) -> Iterator[Scene]:
+        """A lease and a build from a stick, on which a report is left."""
+        with self.serve(orders=False) as url:
+            self.lay_out(url)
+            stick = self.root / "media/STICK"
+            shutil.copytree(self.scratch / "www/builds", stick / "builds")
+            (stick / "security").mkdir()
+            (stick / "security/lease.sig").write_text(self.new_lease)
+
+            def job(root: Path) -> int:
+                return update(root, "--usb", str(root / "media/STICK"))
+
+            yield self._scene(
+                "by stick",
+                job,
+                ("760", None),
+                ("762", "760"),
+                on_trial="762",
+                reports=True,
+            )
+
+    @contextlib.contextmanager
     def confirm(self) -> Iterator[Scene]:
         """The new build is up: its trial ends, once a site's check agrees."""
         with self.serve(orders=False) as url:
@@ -419,6 +443,7 @@ class Stage:
             self.poll_and_install,
             self.lease_only,
             self.by_hand,
+            self.by_stick,
             self.confirm,
             self.failed_trial,
             self.rollback,

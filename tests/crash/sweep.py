@@ -76,6 +76,7 @@ LOADED = (
     "olpc_update_query.run.go_back",
     "olpc_update_query.run.mend",
     "olpc_update_query.run.poll",
+    "olpc_update_query.run.stick",
     "olpc_update_query.run.two_units",
     "olpc_update_query.system.http",
     "olpc_update_query.system.throttle",

@@ -22,6 +22,7 @@ SHARES = {
     "poll_and_install": 40,
     "lease_only": 4,
     "by_hand": 40,
+    "by_stick": 40,
     "confirm": 2,
     "failed_trial": 5,
     "rollback": 3,
