@@ -1,12 +1,18 @@
-"""What each level of zstd costs and gives for the contents of a tree, one by one."""
+"""What each level of zstd costs and gives for the contents of a tree, one by one.
+
+The last line is what full packs are made with.
+"""
 
 import argparse
 import os
 import random
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from olpc_update_query.model.pack import pack_content
+from zstandard import ZstdCompressor
+
+from olpc_update_query.model.whole import PACK_LEVEL, pack_whole
 
 LEVELS = (3, 6, 9, 12, 15, 17, 19)
 
@@ -20,14 +26,15 @@ def main() -> None:
     files = _sample(options.tree, options.files)
     print(f"{len(files)} files, {sum(map(len, files)) / 1e6:.1f} MB")
     for level in LEVELS:
-        begin = time.process_time()
-        size = sum(_packed(file, level) for file in files)
-        seconds = time.process_time() - begin
-        print(f"level {level:2}: {size / 1e6:8.2f} MB, {seconds:6.1f} s processor time")
+        _row(f"level {level}", ZstdCompressor(level=level).compress, files)
+    _row("pack", lambda file: pack_whole(file, PACK_LEVEL), files)
 
 
-def _packed(file: bytes, level: int) -> int:
-    return sum(map(len, pack_content([file], len(file), level)))
+def _row(what: str, pack: Callable[[bytes], bytes], files: Sequence[bytes]) -> None:
+    begin = time.process_time()
+    size = sum(len(pack(file)) for file in files)
+    seconds = time.process_time() - begin
+    print(f"{what:8}: {size / 1e6:8.2f} MB, {seconds:6.1f} s processor time")
 
 
 def _sample(tree: Path, count: int) -> list[bytes]:

@@ -124,36 +124,6 @@ def pack_segment(
     return compressor.compress(raw)
 
 
-def pack_content(chunks: Iterable[bytes], size: int, level: int) -> Iterator[bytes]:
-    """Compress a whole content of any size as one frame.
-
-    Args:
-        chunks: The content in pieces.
-        size: Its length in bytes.
-        level: zstd's level.
-
-    Yields:
-        The frame in pieces.
-
-    Raises:
-        CorruptContent: The pieces are not of that length.
-    """
-    import zstandard
-
-    level_parameters = zstandard.ZstdCompressionParameters.from_level
-    sizes = {"source_size": size, "dict_size": 0}
-    window_log = min(level_parameters(level, **sizes).window_log, WINDOW_LOG)
-    parameters = level_parameters(level, **sizes, window_log=window_log)
-    compressor = zstandard.ZstdCompressor(compression_params=parameters)
-    packer = compressor.compressobj(size=size)
-    try:
-        for chunk in chunks:
-            yield packer.compress(chunk)
-        yield packer.flush()
-    except zstandard.ZstdError:
-        raise CorruptContent("content", f"{size} bytes", "another length") from None
-
-
 def unpack_segment(
     packed: bytes | memoryview | BinaryIO, base: bytes | memoryview, size: int
 ) -> Iterator[bytes]:

@@ -19,13 +19,17 @@ from olpc_update_query.model.pack import (
     read_pack_index,
     unpack_segment,
 )
+from olpc_update_query.model.whole import unpack_whole
 from olpc_update_query.model.wire import Sha256
 from olpc_update_query.system.closing import Closing
 
 LINES = "pack.lines"
 """The index of a pack while it is written: what a kill leaves can be used again."""
 
-_IN_MEMORY = 8 << 20
+IN_MEMORY = 8 << 20
+"""Bytes of the largest content that is held in memory."""
+
+_BUFFER = 256 << 10
 
 
 class Archive(Closing):
@@ -70,6 +74,10 @@ class Archive(Closing):
         """Return a stream of a content's frame as it lies in the pack."""
         return open_stretch(self._pack.fileno(), frame.offset, frame.packed)
 
+    def read(self, frame: Frame) -> bytes:
+        """Return the frame of a content that is held in memory."""
+        return os.pread(self._pack.fileno(), frame.packed, frame.offset)
+
     def unpack(self, frame: Frame) -> Iterator[bytes]:
         """Return a content in pieces, proving at the end that it is the one.
 
@@ -77,12 +85,17 @@ class Archive(Closing):
             CorruptContent: It is not.
         """
         digest = hashlib.sha256()
-        for chunk in unpack_segment(self.packed(frame), b"", frame.size):
+        for chunk in self._expanded(frame):
             digest.update(chunk)
             yield chunk
         if digest.digest() != frame.digest:
             name = f"{self.path.name}/pack at {frame.offset}"
             raise CorruptContent(name, frame.digest.hex(), digest.hexdigest())
+
+    def _expanded(self, frame: Frame) -> Iterable[bytes]:
+        if frame.size <= IN_MEMORY:
+            return (unpack_whole(self.read(frame), frame.size),)
+        return unpack_segment(self.packed(frame), b"", frame.size)
 
     @contextlib.contextmanager
     def hold(self, frame: Frame, work: Path | None = None) -> Iterator[bytes | mmap]:
@@ -95,7 +108,7 @@ class Archive(Closing):
         Raises:
             CorruptContent: It is not what its digest says.
         """
-        if frame.size <= _IN_MEMORY:
+        if frame.size <= IN_MEMORY:
             yield b"".join(self.unpack(frame))
             return
         with tempfile.TemporaryFile(dir=work) as file:
@@ -198,7 +211,7 @@ def open_stretch(descriptor: int, offset: int, length: int) -> BinaryIO:
         offset: Where the part begins.
         length: How many bytes it has.
     """
-    return io.BufferedReader(_Stretch(descriptor, offset, length), 256 << 10)
+    return io.BufferedReader(_Stretch(descriptor, offset, length), _BUFFER)
 
 
 class _Stretch(io.RawIOBase):

@@ -16,13 +16,8 @@ from typing import IO, NamedTuple
 from olpc_update_query.model.delta import DeltaHeader, encode_delta_frame
 from olpc_update_query.model.inside import MAX_INNER
 from olpc_update_query.model.manifest import Kind, ManifestReader
-from olpc_update_query.model.pack import (
-    SEGMENT,
-    Frame,
-    Segment,
-    pack_content,
-    pack_segment,
-)
+from olpc_update_query.model.pack import SEGMENT, Frame, Segment, pack_segment
+from olpc_update_query.model.whole import PACK_LEVEL, pack_content
 from olpc_update_query.model.wire import Sha256
 from olpc_update_query.server.archive import (
     Archive,
@@ -33,7 +28,6 @@ from olpc_update_query.server.archive import (
 from olpc_update_query.server.bases import Windows, choose_bases
 from olpc_update_query.server.packing import (
     DELTA_LEVEL,
-    LEVEL,
     Content,
     append,
     in_order,
@@ -240,7 +234,7 @@ def _pack_patch(raw: bytes, base: bytes) -> bytes:
     The highest level takes seconds for a large base, and most where nearly everything
     is the same: there a lower one leaves next to nothing as well.
     """
-    quick = pack_segment(raw, base, LEVEL)
+    quick = pack_segment(raw, base, PACK_LEVEL)
     if len(quick) * _FEW <= len(raw):
         return quick
     return min(quick, pack_segment(raw, base, DELTA_LEVEL), key=len)

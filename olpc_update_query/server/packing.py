@@ -26,17 +26,18 @@ from olpc_update_query.model.pack import (
     Segment,
     encode_pack_frame,
     encode_pack_header,
-    pack_content,
 )
+from olpc_update_query.model.whole import PACK_LEVEL, pack_content, pack_whole
 from olpc_update_query.model.wire import Sha256
 from olpc_update_query.ports import Progress
-from olpc_update_query.server.archive import LINES, Archive
+from olpc_update_query.server.archive import IN_MEMORY, LINES, Archive
 from olpc_update_query.server.tree import Tree
 
-LEVEL = 9
 DELTA_LEVEL = 19
 _CHUNK = 1 << 20
-_AHEAD = 128
+_AHEAD = 32
+_BATCH = 1 << 20
+_MOST = 128  # contents of a batch
 _IN_MEMORY = 256 << 10
 _HEAVY = 2 << 20
 _COPY = 1 << 20
@@ -129,11 +130,6 @@ def spool(chunks: Iterable[bytes], directory: Path) -> IO[bytes]:
     return kept
 
 
-def close(kept: IO[bytes]) -> None:
-    """Close what was spooled."""
-    kept.close()
-
-
 def append(out: IO[bytes], kept: IO[bytes]) -> int:
     """Move what was spooled to the end of a file and return how many bytes it was."""
     start = out.tell()
@@ -169,16 +165,15 @@ def write_pack(
     Raises:
         UnfitTree: A file is not what it was when it was hashed.
     """
-    packer = _Packer(tree, target, archives)
     total = sum(content.size for content in contents)
-    done = 0
+    done = length = 0
     with open(target / "pack", "wb") as out, open(target / LINES, "w+b") as lines:
-        results = in_order(packer.pack, contents, drop=close)
-        for content, kept in zip(contents, results, strict=True):
-            lines.write(_index_line(content, append(out, kept)))
+        for content, frame in _Packer(tree, archives).frames(contents):
+            packed = sum(map(out.write, frame))
+            lines.write(_index_line(content, packed))
+            length += packed
             done += content.size
             progress.transferred(done, total)
-        length = out.tell()
         lines.seek(0)
         with open(target / "pack.index", "wb") as index:
             index.write(encode_pack_header(PackHeader(manifest, len(contents), length)))
@@ -193,20 +188,46 @@ def _index_line(content: Content, packed: int) -> bytes:
 
 
 class _Packer:
-    """Makes or finds the frame of a content."""
+    """Makes or finds the frames of contents."""
 
-    def __init__(self, tree: Tree, work: Path, archives: Sequence[Archive]) -> None:
-        self._tree, self._work, self._archives = tree, work, archives
+    def __init__(self, tree: Tree, archives: Sequence[Archive]) -> None:
+        self._tree, self._archives = tree, archives
 
-    def pack(self, content: Content) -> IO[bytes]:
-        """Return the frame, spooled."""
+    def frames(
+        self, contents: Iterable[Content]
+    ) -> Iterator[tuple[Content, Iterable[bytes]]]:
+        """Yield each content with its frame in pieces."""
+        for batch in in_order(self._pack_batch, _batches(contents)):
+            for content, frame in batch:
+                yield content, self._stream(content) if frame is None else (frame,)
+
+    def _pack_batch(
+        self, batch: Sequence[Content]
+    ) -> list[tuple[Content, bytes | None]]:
+        """Return the frames, but not of what is too large to be held."""
+        return [
+            (content, self._pack(content) if content.size <= IN_MEMORY else None)
+            for content in batch
+        ]
+
+    def _pack(self, content: Content) -> bytes:
+        if found := self._find(content):
+            archive, frame = found
+            return archive.read(frame)
+        return pack_whole(b"".join(self._read(content)), PACK_LEVEL)
+
+    def _stream(self, content: Content) -> Iterator[bytes]:
+        if found := self._find(content):
+            archive, frame = found
+            return iter_chunks(archive.packed(frame))
+        return pack_content(self._read(content), content.size, PACK_LEVEL)
+
+    def _find(self, content: Content) -> tuple[Archive, Frame] | None:
         for archive in self._archives:
             frame = archive.frames.get(content.digest)
             if frame is not None and is_sound(archive, frame):
-                return spool(iter_chunks(archive.packed(frame)), self._work)
-        with in_turn(content.size):
-            chunks = pack_content(self._read(content), content.size, LEVEL)
-            return spool(chunks, self._work)
+                return archive, frame
+        return None
 
     def _read(self, content: Content) -> Iterator[bytes]:
         """Read a content again; it must still be the one that was hashed."""
@@ -216,6 +237,19 @@ class _Packer:
             yield chunk
         if digest.digest() != content.digest:
             raise UnfitTree(encode_name(content.path), "it changed while it was read")
+
+
+def _batches(contents: Iterable[Content]) -> Iterator[list[Content]]:
+    """Put small contents together: handing one over costs as much as packing it."""
+    batch: list[Content] = []
+    size = 0
+    for content in contents:
+        batch.append(content)
+        size += content.size
+        if size >= _BATCH or len(batch) == _MOST:
+            yield batch
+            batch, size = [], 0
+    yield batch
 
 
 def iter_chunks(file: IO[bytes]) -> Iterator[bytes]:

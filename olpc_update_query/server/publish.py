@@ -23,14 +23,13 @@ from olpc_update_query.model.manifest import (
     encode_header,
     encode_name,
 )
-from olpc_update_query.model.pack import pack_content
+from olpc_update_query.model.whole import pack_content
 from olpc_update_query.model.wire import BuildId, Sha256
 from olpc_update_query.ports import Progress
 from olpc_update_query.server.archive import LINES, Archive, Remains, digest_of
 from olpc_update_query.server.deltas import write_delta, write_inside
 from olpc_update_query.server.fit import check_bootable
 from olpc_update_query.server.packing import (
-    LEVEL,
     Content,
     append,
     iter_chunks,
@@ -56,6 +55,7 @@ NORMAL_TIME_NS = 315_532_800 * 1_000_000_000
 """What ``normalize_times`` gives every path: 1980-01-01, which any format can hold."""
 
 _DAY_NS = 86_400 * 1_000_000_000
+_LISTS = 10  # level of zstd for them; more is slow, and saves little below 17
 _STAGE = ".tmp-"
 _LEFT = ".left"
 
@@ -340,4 +340,4 @@ def _line(entry: Entry) -> bytes:
 def compress(path: Path) -> None:
     """Write ``NAME.zst`` beside a file."""
     with open(path, "rb") as raw, open(f"{path}.zst", "wb") as out:
-        out.writelines(pack_content(iter_chunks(raw), path.stat().st_size, LEVEL))
+        out.writelines(pack_content(iter_chunks(raw), path.stat().st_size, _LISTS))

@@ -4,6 +4,7 @@ import io
 import random
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zstandard
@@ -11,13 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from olpc_update_query.errors import CorruptContent
+from olpc_update_query.model import whole
 from olpc_update_query.model.pack import (
     BASE_WINDOW,
     SEGMENT,
     WINDOW_LOG,
-    pack_content,
     pack_segment,
     unpack_segment,
+)
+from olpc_update_query.model.whole import (
+    PACK_LEVEL,
+    pack_content,
+    pack_whole,
+    unpack_whole,
 )
 from tests.model.packs import (
     unpacked,
@@ -103,6 +110,35 @@ def test_same_content_same_bytes() -> None:
     assert whole == b"".join(pack_content([TEXT[:9], TEXT[9:]], len(TEXT), 19))
 
 
+@pytest.mark.parametrize(
+    ("level", "size"),
+    [*((PACK_LEVEL, size) for size in (9000, 60_000, 200_000, 3 << 20)), (19, 9000)],
+)
+def test_what_was_packed_before_changes_nothing(level: int, size: int) -> None:
+    content = (TEXT + noise(1 << 20) + TEXT[::-1] + noise(2 << 20))[:size]
+    packed = pack_whole(content, level)
+    for other in (noise(size), TEXT, b"", content[9:]):
+        pack_whole(other, level)
+        assert pack_whole(content, level) == packed
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(pack_whole, content, level).result() == packed
+    assert unpack_whole(packed, size) == content
+    assert unpacked(packed, b"", size) == content
+
+
+def test_the_number_of_processors_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pieces = [TEXT, noise(9 << 20), TEXT, noise(9 << 20)[::3], TEXT[::-1]]
+    size = sum(map(len, pieces))
+    found = set()
+    for threads in (1, 2, 5):
+        monkeypatch.setitem(whole._JOBS, "threads", threads)
+        found.add(b"".join(pack_content(pieces, size, PACK_LEVEL)))
+    (packed,) = found
+    assert unpacked(packed, b"", size) == b"".join(pieces)
+
+
 def test_a_frame_says_no_more_than_it_has_to() -> None:
     for packed in (
         pack_segment(TEXT, TEXT[:99], 19),
@@ -186,6 +222,8 @@ def test_damaged_segments(make: Callable[[], bytes]) -> None:
     with pytest.raises(CorruptContent):
         collect(unpack_segment(make(), b"", len(TEXT)), found)
     assert len(found) <= len(TEXT)
+    with pytest.raises(CorruptContent):
+        unpack_whole(make(), len(TEXT))
 
 
 @given(st.data())

@@ -28,9 +28,9 @@ from olpc_update_query.model.pack import (
     Segment,
     encode_pack_frame,
     encode_pack_header,
-    pack_content,
     pack_segment,
 )
+from olpc_update_query.model.whole import pack_content
 from olpc_update_query.perform_update.activate import Layout
 
 TIME = 1_600_000_000

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,8 @@ from olpc_update_query.errors import (
     UnfitTree,
     UnknownBuild,
 )
-from olpc_update_query.model.pack import (
-    pack_content,
-    read_pack_index,
-)
+from olpc_update_query.model.pack import read_pack_index
+from olpc_update_query.model.whole import pack_whole
 from olpc_update_query.model.wire import Sha256
 from olpc_update_query.server import packing, publish
 from olpc_update_query.server.publish import (
@@ -254,13 +251,13 @@ def test_one_bad_file_among_many(tmp_path: Path, builds: Path, which: int) -> No
 def count_packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that grows with the size of every content that is compressed."""
     sizes: list[int] = []
-    really_pack = pack_content
+    really_pack = pack_whole
 
-    def pack(chunks: Iterator[bytes], size: int, level: int) -> Iterator[bytes]:
-        sizes.append(size)
-        return really_pack(chunks, size, level)
+    def pack(content: bytes, level: int) -> bytes:
+        sizes.append(len(content))
+        return really_pack(content, level)
 
-    monkeypatch.setattr(packing, "pack_content", pack)
+    monkeypatch.setattr(packing, "pack_whole", pack)
     return sizes
 
 

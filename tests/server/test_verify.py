@@ -14,9 +14,7 @@ from olpc_update_query.errors import (
     UpdateError,
 )
 from olpc_update_query.model.delta import DeltaHeader
-from olpc_update_query.model.pack import (
-    pack_content,
-)
+from olpc_update_query.model.whole import pack_content
 from olpc_update_query.server import deltas
 from olpc_update_query.server.deltas import write_delta
 from olpc_update_query.server.publish import (
