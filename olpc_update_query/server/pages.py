@@ -12,7 +12,6 @@ from typing import Final, TypeAlias, TypeVar
 from flask import Flask, Response, redirect, render_template, request
 from werkzeug.exceptions import (
     BadRequest,
-    Conflict,
     Forbidden,
     HTTPException,
     InternalServerError,
@@ -21,13 +20,7 @@ from werkzeug.exceptions import (
 )
 from werkzeug.wrappers import Response as AnyResponse
 
-from olpc_update_query.errors import (
-    Malformed,
-    NoAssignment,
-    UnknownBuild,
-    UnknownLaptop,
-    UpdateError,
-)
+from olpc_update_query.errors import Malformed, UpdateError
 from olpc_update_query.model import canonical
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.wire import parse_build_id
@@ -52,6 +45,18 @@ from olpc_update_query.server.overview import (
     rows,
 )
 from olpc_update_query.server.records import Concern
+from olpc_update_query.server.refusals import (
+    NO_BUILD,
+    NO_LAPTOP,
+    NO_PERCENTAGE,
+    NO_SERIAL,
+    NOBODY,
+    NOT_OURS,
+    NOT_SHOWN,
+    Refused,
+    why_failed,
+    why_refused,
+)
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Kind, Scope
 from olpc_update_query.server.site import Audience, Site
@@ -81,42 +86,12 @@ _FOR_PROGRAMS: Final = (
     "/metrics",
     "/laptops.csv",
 )
-_ASKED_AMISS: Final[Mapping[type[UpdateError], str]] = {
-    UnknownBuild: "That build is not published.",
-    NoAssignment: "Nothing is assigned there.",
-    UnknownLaptop: "That laptop is not in laptops.csv.",
-}
-_NO_PERCENTAGE: Final = "Write a percentage from 0 to 100."
-_NO_BUILD: Final = "That is no name of a build."
-_NO_SERIAL: Final = "That is no serial number."
-_NOBODY: Final = "That is no serial number, group or stream."
-_NOT_SHOWN: Final = "Forbidden: this page is not shown to your address."
-_NOT_OURS: Final = "Forbidden: log in again, and use the form that is shown then."
-_NO_LAPTOP: Final = "There is no such laptop."
-_NO_PAGE: Final = "There is no such page."
-_NOT_UNDERSTOOD: Final = "The server did not understand that."
-_NOT_NOW: Final = (
-    "The server cannot do that now. Its log and the command check tell more."
-)
 _TROUBLES: Final = {
     Concern.FAILING: "Update failed",
     Concern.STUCK: "Told for days to update, and has not",
     Concern.ENDING: "Lease ends within a week",
     Concern.OVERDUE: "Has not asked for days",
 }
-
-
-class _Amiss(HTTPException):
-    """A request is refused, for a reason that a person is told.
-
-    Args:
-        code: The HTTP status.
-        text: Why, of the catalog of words.
-    """
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code, self.text = code, text
 
 
 class Pages:
@@ -162,19 +137,13 @@ class Pages:
 
     def _explain(self, error: HTTPException) -> Reply:
         """Tell what was wrong with a request: to a person as a page."""
-        status = error.code or 500
-        text = _NO_PAGE if error.code == NotFound.code else _NOT_UNDERSTOOD
-        if isinstance(error, _Amiss):
-            text = error.text
-        return self._tell(status, f"{error.name}\n", text)
+        return self._tell(error.code or 500, f"{error.name}\n", why_refused(error))
 
     def _fail(self, error: UpdateError) -> Reply:
         """Tell a failure of the site's files, or of what somebody asked for."""
-        plain = f"{error}\n{error.hint()}\n"
-        for kind, text in _ASKED_AMISS.items():
-            if isinstance(error, kind):
-                return self._tell(Conflict.code, plain, text)
-        return self._tell(InternalServerError.code, plain, _NOT_NOW, str(error))
+        status, text = why_failed(error)
+        detail = str(error) if status == InternalServerError.code else ""
+        return self._tell(status, f"{error}\n{error.hint()}\n", text, detail)
 
     def _tell(self, status: int, plain: str, text: str, detail: str = "") -> Reply:
         if not request.path.startswith(_FOR_PROGRAMS):
@@ -235,9 +204,9 @@ class Pages:
         """Show everything about one laptop."""
         login = self._visitor()
         self._reports.flush()
-        known, named = self._site.laptops(), _parsed(normal_serial, serial, _NO_SERIAL)
+        known, named = self._site.laptops(), _parsed(normal_serial, serial, NO_SERIAL)
         if named not in known and self._reports.state(named) is None:
-            raise _Amiss(NotFound.code, _NO_LAPTOP)
+            raise Refused(NotFound.code, NO_LAPTOP)
         laptop = known.get(named, Laptop(named))
         facts = look_at(self._site, self._reports, laptop, self._clock.now())
         events = facts.pop("events")
@@ -270,7 +239,7 @@ class Pages:
         login = self._door.look(request.cookies.get(_COOKIE))
         audience = self._site.settings().status_page
         if login is None and not may_look(audience, request.remote_addr or ""):
-            raise _Amiss(Forbidden.code, _NOT_SHOWN)
+            raise Refused(Forbidden.code, NOT_SHOWN)
         return login
 
     def _look(self) -> Overview:
@@ -317,11 +286,11 @@ class Pages:
         actor = self._administrator()
         scope, build = (
             _scope() or DEFAULT,
-            _parsed(parse_build_id, _field("build"), _NO_BUILD),
+            _parsed(parse_build_id, _field("build"), NO_BUILD),
         )
         percent = _field("percent")
         if not percent.isdecimal() or int(percent) > 100:
-            raise _Amiss(BadRequest.code, _NO_PERCENTAGE)
+            raise Refused(BadRequest.code, NO_PERCENTAGE)
         steer.assign(self._site, actor, scope, build, int(percent))
         return redirect(_root(), 303)
 
@@ -335,7 +304,7 @@ class Pages:
         """Mark a laptop as stolen, or as found again."""
         actor, serial = (
             self._administrator(),
-            _parsed(normal_serial, _field("serial"), _NO_SERIAL),
+            _parsed(normal_serial, _field("serial"), NO_SERIAL),
         )
         is_stolen = _field("stolen") == "yes"
         steer.mark_stolen(self._site, actor, serial, stolen=is_stolen)
@@ -345,10 +314,10 @@ class Pages:
         """List a laptop that has asked."""
         actor, serial = (
             self._administrator(),
-            _parsed(normal_serial, _field("serial"), _NO_SERIAL),
+            _parsed(normal_serial, _field("serial"), NO_SERIAL),
         )
         if self._reports.state(serial) is None:
-            raise _Amiss(NotFound.code, _NO_LAPTOP)
+            raise Refused(NotFound.code, NO_LAPTOP)
         steer.approve(self._site, actor, [serial])
         return redirect(_root(), 303)
 
@@ -392,7 +361,7 @@ class Pages:
         """
         login = self._door.look(request.cookies.get(_COOKIE))
         if login is None or not repeats(login, request.form.get("secret", "")):
-            raise _Amiss(Forbidden.code, _NOT_OURS)
+            raise Refused(Forbidden.code, NOT_OURS)
         name = f"web_{request.remote_addr or 'unknown'}"
         return steer.Actor(name, self._clock.now())
 
@@ -452,11 +421,11 @@ def _scope() -> Scope | None:
         str(Kind.STREAM): parse_stream,
     }.get(kind)
     if parse is not None:
-        return Scope(Kind(kind), _parsed(parse, name, _NOBODY))
+        return Scope(Kind(kind), _parsed(parse, name, NOBODY))
     if kind == Kind.DEFAULT:
         return DEFAULT
     if kind:
-        raise _Amiss(BadRequest.code, _NOBODY)
+        raise Refused(BadRequest.code, NOBODY)
     return None
 
 
@@ -464,7 +433,7 @@ def _parsed(parse: Callable[[str], _T], text: str, wrong: str) -> _T:
     try:
         return parse(text)
     except Malformed as error:
-        raise _Amiss(BadRequest.code, wrong) from error
+        raise Refused(BadRequest.code, wrong) from error
 
 
 def may_look(audience: Audience, address: str) -> bool:
