@@ -27,8 +27,12 @@ class Made(NamedTuple):
     raw: bytes
 
 
-def parse_statements(data: bytes | None) -> tuple[Made, ...]:
-    """Read ``keys.sig``, which may be absent.
+def parse_statements(data: bytes | None, where: str = FILE) -> tuple[Made, ...]:
+    """Read a file of statements, which may be absent.
+
+    Args:
+        data: Its bytes; None when there is none.
+        where: Its name, for the error.
 
     Raises:
         DamagedSite: It is malformed.
@@ -38,9 +42,9 @@ def parse_statements(data: bytes | None) -> tuple[Made, ...]:
     try:
         found = tuple(Made(read_statement(raw), raw) for raw in split_statements(data))
     except TrustError as error:
-        raise DamagedSite(FILE, f"is no file of statements: {error}") from error
+        raise DamagedSite(where, f"is no file of statements: {error}") from error
     if len(found) > MAX_STATEMENTS:
-        raise DamagedSite(FILE, f"has more than {MAX_STATEMENTS} statements")
+        raise DamagedSite(where, f"has more than {MAX_STATEMENTS} statements")
     return found
 
 

@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -233,7 +234,8 @@ class Site:
         self._laptops = Watched(path / "laptops.csv", _laptops_of)
         self._rollout = Watched(path / "rollout.toml", _rollout_of)
         self._statements = Watched(self.keys / FILE, parse_statements)
-        self._above = Watched(self.keys / ABOVE_FILE, parse_statements)
+        parse_above = partial(parse_statements, where=ABOVE_FILE)
+        self._above = Watched(self.keys / ABOVE_FILE, parse_above)
         self._manifests: dict[BuildId, Watched[tuple[Sha256, int] | None]] = {}
         self._seen: tuple[int, Signature | None, Signature | None] | None = None
         self._view: View | None = None

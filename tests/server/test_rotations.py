@@ -266,6 +266,9 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (site.keys / "keys.sig").write_bytes(b"[[]]")
     with pytest.raises(DamagedSite, match=r"keys\.sig: is no file of statements"):
         site.statements()
+    (site.keys / "above-keys.sig").write_bytes(b"junk")
+    with pytest.raises(DamagedSite, match=r"above-keys\.sig: is no file of statements"):
+        site.above_statements()
     with pytest.raises(DamagedSite, match="more than 24"):
         parse_statements(b"[" + b",".join([CHAIN[0]] * 25) + b"]")
 
