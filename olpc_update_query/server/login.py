@@ -9,6 +9,7 @@ holds a secret that each form must repeat, which no other web page knows.
 import hashlib
 import hmac
 import secrets
+import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,10 @@ TRIES: Final = 5
 TRIES_OF_ALL: Final = 50
 PERIOD: Final = 300
 """So many wrong passwords in so many seconds, from one address and from all."""
+
+
+class TooManyTriesError(Exception):
+    """There were too many wrong passwords lately."""
 
 
 class Login(NamedTuple):
@@ -77,18 +82,26 @@ class Door:
     def __init__(self, keys: Path, now: Callable[[], int]) -> None:
         self._stored = Watched(keys / FILE, _parse)
         self._now, self._tries = now, Tries()
+        # each proof takes 32 MiB, and a wrong one is counted only when it is over
+        self._one_at_a_time = threading.Lock()
 
     @property
     def has_password(self) -> bool:
         """Whether anybody can log in."""
         return bool(self._stored.get())
 
-    def may_try(self, address: str) -> bool:
-        """Tell whether somebody at an address may try a password."""
-        return self._tries.may_try(address, self._now())
-
     def open(self, password: str, address: str) -> str | None:
-        """Return a token for whoever knows the password; None for all others."""
+        """Return a token for whoever knows the password; None for all others.
+
+        Raises:
+            TooManyTriesError: This address, or everybody, has guessed too often.
+        """
+        with self._one_at_a_time:
+            return self._open(password, address)
+
+    def _open(self, password: str, address: str) -> str | None:
+        if not self._tries.may_try(address, self._now()):
+            raise TooManyTriesError
         stored = self._stored.get()
         known = len(password) <= LONGEST and check_password_hash(stored, password)
         if not stored or not known:

@@ -34,7 +34,7 @@ from olpc_update_query.server.laptops import (
     parse_group,
     parse_stream,
 )
-from olpc_update_query.server.login import Door, Login, repeats
+from olpc_update_query.server.login import Door, Login, TooManyTriesError, repeats
 from olpc_update_query.server.outcomes import outcome_teller
 from olpc_update_query.server.overview import (
     Overview,
@@ -254,10 +254,11 @@ class Pages:
     def log_in(self) -> Reply:
         """Let somebody in who knows the password."""
         address = request.remote_addr or ""
-        if not self._door.may_try(address):
+        try:
+            token = self._door.open(request.form.get("password", ""), address)
+        except TooManyTriesError:
             wrong = "Too many wrong passwords; try again in a few minutes."
             return self._page("login.html", None, TooManyRequests.code, wrong=wrong)
-        token = self._door.open(request.form.get("password", ""), address)
         if token is None:
             wrong = "That was not the password."
             return self._page("login.html", None, Forbidden.code, wrong=wrong)

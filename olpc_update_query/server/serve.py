@@ -151,9 +151,9 @@ def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then finish what was begun.
 
-    Whoever is slow costs a descriptor and no thread; who is silent is hung up on after
-    a minute, and who sends more than 16 KiB gets an error. No address has more than 200
-    connections at a time.
+    Whoever is slow costs a descriptor and no thread. Who is silent for a minute, or
+    does not get a request out in two, is hung up on; who sends more than 16 KiB gets an
+    error. No address has more than 200 connections at a time.
 
     Args:
         app: The application.
@@ -162,8 +162,12 @@ def run(
         trusted: Whether a reverse proxy's headers are to be believed.
     """
     from waitress import create_server
+    from waitress.server import TcpWSGIServer
+
+    from olpc_update_query.server.hasty import HastyChannel
 
     _share_one_heap()
+    TcpWSGIServer.channel_class = HastyChannel
     if not trusted:  # behind a proxy everybody comes from the same address
         crowd = Crowd()
         sockets = [Listener(listener, crowd) for listener in sockets]
