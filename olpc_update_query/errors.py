@@ -657,10 +657,29 @@ class MissingKey(SiteError):
 
 
 class UnsafeKey(SiteError):
-    """A private key can be read by others, or is not a private key."""
+    """A private key can be read by others, or is not a private key.
+
+    Args:
+        where: The file or directory.
+        reason: What is wrong with it.
+        is_open: Whether it is that others can use it.
+    """
 
     exit_code = 59
     advice = "Make it yours alone: `chmod 700 keys; chmod 600 keys/*.private`."
+
+    def __init__(self, where: str, reason: str, *, is_open: bool = False) -> None:
+        super().__init__(where, reason)
+        self.is_open = is_open
+
+    def hint(self) -> str:
+        """Say how it is closed to others, or what has to lie there instead."""
+        if self.is_open:
+            return self.advice
+        return (
+            "Bring it back from a backup (RSA-2048, PKCS#1 or PKCS#8, DER or PEM); if "
+            "no laptop trusts it yet, delete it and let `keygen` make another."
+        )
 
 
 class PortTaken(SiteError):

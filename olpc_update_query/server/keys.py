@@ -161,7 +161,8 @@ def read_private(site: Site, path: Path) -> Signer:
     for place, forbidden in ((site.keys, 0o022), (path, 0o077)):
         mode = os.stat(place).st_mode & 0o7777
         if mode & forbidden:
-            raise UnsafeKey(str(place), f"its mode is {mode:04o}: others may use it")
+            reason = f"its mode is {mode:04o}: others may use it"
+            raise UnsafeKey(str(place), reason, is_open=True)
     try:
         return signing.load_private(path)
     except ConfigError as error:

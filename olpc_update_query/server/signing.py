@@ -188,13 +188,22 @@ def _parse_private(path: Path, data: bytes) -> Signer:
     try:
         key = load(data, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ConfigError(str(path), "it is no private key") from None
+        raise ConfigError(str(path), f"it is no private key: {_kind(data)}") from None
     if not isinstance(key, RSAPrivateKey):
         raise ConfigError(str(path), "it is not an RSA key")
     try:
         return Signer(key)
     except UntrustedKey as error:
         raise ConfigError(str(path), error.reason) from error
+
+
+def _kind(data: bytes) -> str:
+    """Say what a file holds that should hold a private key without a pass phrase."""
+    if not data.strip(b"\0"):
+        return "it is empty"
+    if b"ENCRYPTED" in data:
+        return "it has a pass phrase"
+    return "it is a public key" if b"PUBLIC KEY" in data else "it cannot be parsed"
 
 
 def make_answer(answer: Answer, sign: Sign) -> bytes:

@@ -34,6 +34,7 @@ from tests.server.sites import (
     assign,
     list_laptops,
     make_site,
+    settle,
 )
 
 
@@ -109,6 +110,13 @@ def test_each_failure_has_its_own_code(
     (site.keys / "lease.private").chmod(0o640)
     told = shell.bad(errors.UnsafeKey, "lease", path, SERIAL)
     assert "chmod 600" in told
+    (site.keys / "lease.private").chmod(0o600)
+    (site.keys / "lease.private").write_bytes(b"nonsense")
+    told = shell.bad(errors.UnsafeKey, "lease", path, SERIAL)
+    assert "it is no private key: it cannot be parsed" in told
+    assert "chmod" not in told
+    assert "from a backup" in told
+    assert "from a backup" in shell.run("check", path).out
     (site.keys / "lease.private").unlink()
     told = shell.bad(errors.MissingKey, "lease", path, SERIAL)
     assert "keygen" in told
@@ -212,9 +220,10 @@ def test_a_reader_that_has_seen_enough_is_no_failure(site: Site) -> None:
 
 HIDE = """
 import sys
+HIDDEN = {"flask", "sqlalchemy", "tomlkit", "waitress", "psycopg"}
 class Hide:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"flask", "sqlalchemy", "tomlkit", "waitress"}:
+        if name.partition(".")[0] in HIDDEN:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hide())
 """
@@ -232,6 +241,29 @@ def test_a_missing_extra_is_named(site: Site, words: str) -> None:
     assert done.returncode == errors.MissingExtra.exit_code
     assert "pip install 'olpc-update-query[server]'" in done.stderr
     assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("words", ["serve", "status"])
+def test_a_missing_driver_of_a_database_is_named(site: Site, words: str) -> None:
+    settle(site, 'reports_url = "postgresql+psycopg://olpc:secret@db.example/olpc"')
+    hide = HIDE.replace('"flask", "sqlalchemy", "tomlkit", "waitress", ', "")
+    done = subprocess.run(
+        [COMMAND[0], "-c", hide + COMMAND[2], words, site.path, *_FREE[words]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == errors.MissingExtra.exit_code
+    assert "psycopg: this Python package is not installed" in done.stderr
+    assert "pip install 'olpc-update-query[postgresql]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert "secret" not in done.stderr
+
+
+_FREE = {
+    "serve": ("--host", "127.0.0.1", "--port", "0", "--lease-port", "0"),
+    "status": (),
+}
 
 
 def test_help_is_quick() -> None:

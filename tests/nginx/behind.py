@@ -23,6 +23,7 @@ import pytest
 from bench import compare, laptop
 from bench.laptop import Identity
 from bench.school import command
+from olpc_update_query.model.hashcash import credentials, mint, parse_challenge
 from olpc_update_query.model.messages import Query
 from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server.laptops import Laptop
@@ -30,6 +31,7 @@ from olpc_update_query.server.login import TRIES, set_password
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import Assignment, Scope
 from olpc_update_query.server.rollout import Kind as Whom
+from olpc_update_query.system.files import replace_file
 from olpc_update_query.system.http import HttpTransport
 from tests.keys import ring, signer
 from tests.nginx.stack import CONFIGURATION, Stack, configured, patiently, stack
@@ -333,6 +335,42 @@ def test_a_reload_loses_no_answer(school: Stack) -> None:
     patiently(lambda: not before & set(school.gunicorn.children()), school.told())
     time.sleep(0.5)
     assert set(crowd.dismiss()) == {200}
+
+
+def test_work_is_taken_by_another_worker(school: Stack) -> None:
+    """The one that asked for the work stands still when it is shown."""
+    toml = school.site / "site.toml"
+    text = toml.read_text()
+    first, second = school.gunicorn.children()
+    query = Query(OWN.serial, "5").encode()
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    try:
+        replace_file(toml, b"hashcash_bits = 8\n" + text.encode())
+        with standing_still(second):
+            reply = school.request("POST", "/antitheft/1/", query, kind)
+        assert reply.status == 401
+        challenge = parse_challenge(reply.headers["www-authenticate"])
+        assert challenge is not None
+        stamp = mint(challenge, date="261126", salt="1", may_go_on=lambda: True)
+        assert stamp is not None
+        paid = kind | {"Authorization": credentials(stamp)}
+        with standing_still(first):
+            seen = [
+                school.request("POST", "/antitheft/1/", body, paid).status
+                for body in (query, query + b"&stream=x", query)
+            ]
+        assert seen == [200, 401, 401], "for one query, once"
+    finally:
+        replace_file(toml, text.encode())
+
+
+@contextlib.contextmanager
+def standing_still(worker: int) -> Iterator[None]:
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)
 
 
 def test_a_worker_that_is_killed_is_replaced(school: Stack) -> None:
