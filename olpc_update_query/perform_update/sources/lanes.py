@@ -62,6 +62,7 @@ class Lane:
         self.mirror, self._dispatcher = mirror, dispatcher
         self.position, self.end = span
         self.asked = [span]
+        self._ranges = mirror.ranges  # what the span was chosen for
         self.got = self.gave = 0
         self.is_cancelled = self.is_over = False
         self.begun = self.moved = time.monotonic()
@@ -114,9 +115,9 @@ class Lane:
         lacking = self._dispatcher.lacking(self.position, self.end)
         if not lacking:
             return []
-        if self.mirror.ranges == 1:
+        if self._ranges == 1:
             lacking = [Span(lacking[0].start, lacking[-1].end)]
-        self.asked = lacking[: self.mirror.ranges]
+        self.asked = lacking[: self._ranges]
         self.position, self.end = self.asked[0].start, self.asked[-1].end
         is_known = self._dispatcher.name in self.mirror.shown
         overlap = _GLIMPSE if is_known else OVERLAP
@@ -204,7 +205,7 @@ class Lane:
         have = self._dispatcher.spool.have
         come = sum(have.covers(*span) for span in self.asked)
         if come < len(self.asked) and not self.is_cancelled:
-            self.mirror.ranges = max(come, 1)
+            self.mirror.ranges = max(min(come, self.mirror.ranges), 1)
 
 
 def _nothing(feed: Feed) -> errors.CorruptContent:
