@@ -7,8 +7,10 @@ only, and of several the one in the most similar directory.
 """
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from mmap import mmap
 
@@ -22,6 +24,37 @@ _SAMPLES = 8
 _SEARCHES = 3  # of a whole base, for each segment
 _NEAR = 64 << 10
 _DULL = 8  # a sample of fewer different bytes is found anywhere
+
+
+class _Group:
+    """Contents of which none is a better guess than another but for its size."""
+
+    def __init__(self) -> None:
+        self._members: list[Content] = []  # one of each size, sorted by it
+
+    def add(self, content: Content) -> None:
+        """Add one; of several of a size the last counts."""
+        at = bisect_left(self._members, content.size, key=_size)
+        has_size = self._members[at : at + 1] and self._members[at].size == content.size
+        self._members[at : at + bool(has_size)] = [content]
+
+    def nearest(self, size: int) -> Content:
+        """Return the one of the most similar size."""
+        at = bisect_left(self._members, size, key=_size)
+        near = self._members[max(at - 1, 0) : at + 1]
+        return max(near, key=partial(_likeness, size))
+
+
+def _size(content: Content) -> int:
+    return content.size
+
+
+def _likeness(size: int, content: Content) -> tuple[int, bytes]:
+    return -abs(content.size - size), content.path
+
+
+_Similar = defaultdict[bytes, defaultdict[bytes, _Group]]
+"""Contents by the pattern of their names, and by that of their paths."""
 
 
 def choose_bases(
@@ -39,14 +72,14 @@ def choose_bases(
     paths = {content.path for content in missing}
     names = {_pattern(_name(content.path)) for content in missing}
     same: dict[bytes, Content] = {}
-    similar: defaultdict[bytes, list[Content]] = defaultdict(list)
+    similar: _Similar = defaultdict(lambda: defaultdict(_Group))
     for entry in old:
         if entry.kind is not Kind.FILE or not entry.size:
             continue
         pattern = _pattern(_name(entry.path))
         if pattern in names:
             candidate = Content(entry.digest, entry.size, entry.path)
-            similar[pattern].append(candidate)
+            similar[pattern][_pattern(entry.path)].add(candidate)
             if entry.path in paths:
                 same[entry.path] = candidate
     return dict(_choices(missing, same, similar))
@@ -55,7 +88,7 @@ def choose_bases(
 def _choices(
     missing: Sequence[Content],
     same: Mapping[bytes, Content],
-    similar: Mapping[bytes, list[Content]],
+    similar: _Similar,
 ) -> Iterable[tuple[bytes, Content]]:
     for content in missing:
         base = same.get(content.path)
@@ -73,15 +106,25 @@ def _pattern(path: bytes) -> bytes:
     return _DIGITS.sub(b"0", path)
 
 
-def _most_similar(content: Content, candidates: Iterable[Content]) -> Content:
-    wanted = _pattern(content.path).split(b"/")
+def _most_similar(content: Content, candidates: Mapping[bytes, _Group]) -> Content:
+    """Return the one in the most similar directory, of several that of similar size."""
+    wanted = _pattern(content.path)
+    if wanted in candidates:
+        return candidates[wanted].nearest(content.size)
+    parts = wanted.split(b"/")
+    alike = {pattern: _alike(parts, pattern.split(b"/")) for pattern in candidates}
+    most = max(alike.values())
+    found = (
+        group.nearest(content.size)
+        for pattern, group in candidates.items()
+        if alike[pattern] == most
+    )
+    return max(found, key=partial(_likeness, content.size))
 
-    def rank(candidate: Content) -> tuple[int, int, bytes]:
-        found = _pattern(candidate.path).split(b"/")
-        alike = _common(wanted, found) + _common(wanted[::-1], found[::-1])
-        return alike, -abs(candidate.size - content.size), candidate.path
 
-    return max(candidates, key=rank)
+def _alike(one: Sequence[bytes], two: Sequence[bytes]) -> int:
+    """Count the directories that two paths share from either end."""
+    return _common(one, two) + _common(one[::-1], two[::-1])
 
 
 def _common(one: Sequence[bytes], two: Sequence[bytes]) -> int:
