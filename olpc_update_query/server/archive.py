@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Container, Iterable, Iterator
-from mmap import ACCESS_READ, mmap
+from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -201,6 +201,12 @@ class DeltaArchive(Closing):
 def map_file(file: IO[bytes]) -> mmap:
     """Map a file that is not empty into memory, for reading."""
     return mmap(file.fileno(), 0, access=ACCESS_READ)
+
+
+def let_go(content: bytes | mmap) -> None:
+    """Give back the memory of what was read of a mapped file; it can be read again."""
+    if isinstance(content, mmap):
+        content.madvise(MADV_DONTNEED)
 
 
 def open_stretch(descriptor: int, offset: int, length: int) -> BinaryIO:

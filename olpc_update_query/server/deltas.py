@@ -8,6 +8,7 @@ import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from mmap import mmap
 from pathlib import Path
 from shutil import copyfileobj
@@ -23,6 +24,7 @@ from olpc_update_query.server.archive import (
     Archive,
     DeltaArchive,
     digest_of,
+    let_go,
     map_file,
 )
 from olpc_update_query.server.bases import Windows, choose_bases
@@ -39,6 +41,7 @@ from olpc_update_query.server.takeapart import taken_apart
 from olpc_update_query.system.closing import Closing
 
 INSIDE = "inside.pack"
+_AHEAD = 256  # a large content takes as long as hundreds of small ones
 _MIN_INSIDE = 64 << 10
 _FEW = 64  # a patch of so small a part of its segment is small enough
 _Packed = Sequence[tuple[Segment, bytes]]
@@ -66,24 +69,25 @@ def write_delta(old: Path, new: Path, target: Path) -> int:
     with open(old / "contents", "rb") as stream:
         bases = choose_bases(missing, ManifestReader(stream))
     wanted = {base.digest for base in bases.values()}
-    manifest = _patch_manifest(old / "contents", new / "contents")
     with (
+        ThreadPoolExecutor(1) as aside,
         Archive(old, wanted) as old_pack,
         Archive(new, {content.digest for content in missing}) as new_pack,
         open_inside(new) as inside,
         _writer(old, new, target.parent) as writer,
     ):
+        manifest = aside.submit(_patch_manifest, old / "contents", new / "contents")
         made = {frame.digest: frame for frame in inside.frames()} if inside else {}
         patcher = _Patcher(old_pack, new_pack, bases, target.parent)
         rest = [content for content in missing if content.digest not in made]
-        for part in in_order(patcher.make, rest, drop=_Part.close):
+        for part in in_order(patcher.make, rest, drop=_Part.close, ahead=_AHEAD):
             writer.add(part.frame, part.kept)
         # last, because they are made of the others
         for content in missing:
             if inside and (frame := made.get(content.digest)):
                 chunks = iter_chunks(inside.packed(frame))
                 writer.add(frame, spool(chunks, target.parent))
-        return writer.write(target, manifest)
+        return writer.write(target, manifest.result())
 
 
 def write_inside(build: Path) -> int:
@@ -226,6 +230,8 @@ def _patch(
         start, length = windows.choose(raw, offset)
         packed = _pack_patch(raw, base[start : start + length])
         yield Segment(start, length, len(packed), len(raw)), packed
+        let_go(content)
+        let_go(base)
 
 
 def _pack_patch(raw: bytes, base: bytes) -> bytes:

@@ -67,6 +67,7 @@ def in_order(
     work: Callable[[_Item], _Result],
     items: Iterable[_Item],
     drop: Callable[[_Result], None] | None = None,
+    ahead: int = _AHEAD,
 ) -> Iterator[_Result]:
     """Do the same to many things, on all processors, and return the results in order.
 
@@ -76,6 +77,7 @@ def in_order(
         work: What to do.
         items: The things.
         drop: What to do with results that nobody wants any more, after an error.
+        ahead: How many results may wait for a slow one before them.
     """
     waiting: deque[Future[_Result]] = deque()
     try:
@@ -83,7 +85,7 @@ def in_order(
             try:
                 for item in items:
                     waiting.append(pool.submit(work, item))
-                    if len(waiting) > _AHEAD:
+                    if len(waiting) > ahead:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
