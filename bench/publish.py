@@ -38,7 +38,7 @@ def _measure(scratch: Path, old: Path, new: Path) -> None:
     _publisher("init", site)
     packed = ("--format=posix", "--xattrs", "--xattrs-include=*", "--sparse")
     run(["tar", "-cf", archive, *packed, "-C", new, "."])
-    print(f"{'':34} {'s':>7} {'of tar':>7} {'cpu s':>7} {'MiB':>5}")
+    print(f"{'':34} {'s':>7} {'of tar':>7} {'cpu s':>7} {'of tar':>7} {'MiB':>5}")
     base = _row("tar | sha256sum", _tar(new), None)
     _row("again, now that it is cached", base := _tar(new), base)
     for what, build, tree, old_build in (
@@ -66,9 +66,10 @@ def _publisher(*words: str | Path) -> Cost:
 
 
 def _row(what: str, cost: Cost, base: Cost | None) -> Cost:
-    ratio = cost.seconds / (base or cost).seconds
+    tar = base or cost
     print(
-        f"{what:34} {cost.seconds:7.1f} {ratio:7.1f} {cost.processor:7.1f} "
+        f"{what:34} {cost.seconds:7.1f} {cost.seconds / tar.seconds:7.1f} "
+        f"{cost.processor:7.1f} {cost.processor / tar.processor:7.1f} "
         f"{cost.peak / 1024:5.0f}",
         flush=True,
     )
