@@ -44,6 +44,7 @@ SPANISH: Final[Mapping[int, str]] = {
     35: "el disco no deja leer o escribir",
     36: "la versión no está en el equipo",
     37: "faltan partes de la versión; se descargan de nuevo",
+    38: "la memoria USB se sacó, o no deja leer o escribir",
     40: "no se pudo cambiar la versión que arranca; arranca la de antes",
     41: "no hay versión a la que volver",
     42: "un script de la escuela falló; la versión no se activó",
