@@ -51,8 +51,12 @@ $(READY): pyproject.toml Makefile .ci/packages
 	@touch $@
 
 .PHONY: test
-test: $(READY) ## run every test (ARGS='-k lease' for some)
-	$(BIN)/pytest -q -n auto $(ARGS)
+test: $(READY) ## run the tests, but for samples of sweeps (ARGS='-k lease' for some)
+	$(BIN)/pytest -q -n auto -m 'not slow' $(ARGS)
+
+.PHONY: samples
+samples: $(READY) ## some of what `make crash` tries, and others that cut and refuse
+	$(BIN)/pytest -q -n auto -m slow $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## ruff, import-linter, mypy, shellcheck

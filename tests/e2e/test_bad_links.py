@@ -10,6 +10,7 @@ import pytest
 pytestmark = [
     pytest.mark.root,
     pytest.mark.needs("iproute2", "rsync", "e2fsprogs", "xfsprogs"),
+    pytest.mark.slow,
     pytest.mark.timeout(300),
 ]
 
