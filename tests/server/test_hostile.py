@@ -240,7 +240,8 @@ def test_forged_headers_of_a_proxy_are_not_believed(served: Served) -> None:
 )
 def test_no_way_leads_out(site: Site, served: Served, top: bytes, way: bytes) -> None:
     said = served.raw(get(top + way))
-    assert said[9:12] in {b"400", b"404"}
+    # an old werkzeug points from two slashes to one
+    assert said[9:12] in {b"308", b"400", b"404"}
     assert len(said) < 2500
     for hidden in (site.path / "site.toml", *site.keys.glob("*.private")):
         assert hidden.read_bytes()[:60] not in said
