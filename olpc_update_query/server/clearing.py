@@ -7,11 +7,11 @@ from olpc_update_query.errors import Busy, StillNeeded
 from olpc_update_query.model.wire import BuildId
 from olpc_update_query.server.above import from_above, latest
 from olpc_update_query.server.publish import forget_attempts
-from olpc_update_query.server.replacing import GONE, settle
+from olpc_update_query.server.replacing import GONE, hold_builds, settle
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.site import Site
 from olpc_update_query.server.steer import Actor
-from olpc_update_query.system.files import disk_errors, fsync_directory, hold_lock
+from olpc_update_query.system.files import disk_errors, fsync_directory
 
 
 def unpublish(site: Site, actor: Actor, build: BuildId) -> None:
@@ -35,8 +35,7 @@ def unpublish(site: Site, actor: Actor, build: BuildId) -> None:
         raise StillNeeded(f"build {build}", "is still assigned")
     gone = site.builds / f"{GONE}{build}"
     purpose = f"unpublish {build}"
-    lock = hold_lock(site.builds / ".lock", purpose, mode=0o644)
-    with site.change(actor.name, purpose), lock:
+    with site.change(actor.name, purpose), hold_builds(site.builds, purpose):
         settle(site.builds)
         with disk_errors(site.builds):
             os.rename(published.path, gone)
@@ -66,7 +65,6 @@ def drop_attempts(site: Site) -> None:
     Raises:
         NotPermitted, DiskFailed: It cannot be deleted.
     """
-    lock = hold_lock(site.builds / ".lock", "gc", mode=0o644)
-    with suppress(Busy), disk_errors(site.builds), lock:
+    with suppress(Busy), disk_errors(site.builds), hold_builds(site.builds, "gc"):
         settle(site.builds)
         forget_attempts(site.builds)

@@ -11,7 +11,6 @@ Contents that a build of this site has, packed in the same way, are taken from t
 
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -35,7 +34,11 @@ from olpc_update_query.run.places import (
 from olpc_update_query.server.above import NOBODY, from_above, latest
 from olpc_update_query.server.packtree import make_root
 from olpc_update_query.server.pulling import Pull
-from olpc_update_query.server.replacing import replace_build, settle_at_start
+from olpc_update_query.server.replacing import (
+    hold_builds,
+    replace_build,
+    settle_at_start,
+)
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.files import (
     disk_errors,
@@ -310,7 +313,7 @@ class _Mirror:
         if with_root:
             make_root(stage, root, self._other_root(target), self._progress)
         sync_filesystem(stage)
-        with self._holding(target):
+        with hold_builds(target.parent, f"mirror {target.name}"):
             replace_build(stage, target)
 
     def _add_root(self, build: Path, stage: Path) -> None:
@@ -320,7 +323,7 @@ class _Mirror:
             other = self._other_root(build)
             make_root(build, stage / "root", other, self._progress)
             sync_filesystem(stage)
-            with self._holding(build):
+            with hold_builds(build.parent, f"mirror {build.name}"):
                 (stage / "root").rename(build / "root")
                 fsync_directory(build)
             stage.rmdir()
@@ -334,10 +337,6 @@ class _Mirror:
 
     def _has_root(self, build: BuildId) -> bool:
         return (self._site.builds / build / "root").is_dir()
-
-    def _holding(self, build: Path) -> AbstractContextManager[None]:
-        lock = build.parent / ".lock"
-        return hold_lock(lock, f"mirror {build.name}", mode=0o644)
 
 
 def _prepare(stage: Path, trusted: TrustedOrder) -> None:

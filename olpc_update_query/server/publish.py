@@ -37,7 +37,7 @@ from olpc_update_query.server.packing import (
     write_pack,
 )
 from olpc_update_query.server.plaintree import make_plain_tree
-from olpc_update_query.server.replacing import settle
+from olpc_update_query.server.replacing import hold_builds, settle
 from olpc_update_query.server.tarball import Tarball
 from olpc_update_query.server.tree import Tree
 from olpc_update_query.server.verify import check_build
@@ -45,7 +45,6 @@ from olpc_update_query.server.walk import Directory, walk_tree
 from olpc_update_query.system.files import (
     disk_errors,
     fsync_directory,
-    hold_lock,
     sync_filesystem,
 )
 
@@ -141,7 +140,7 @@ def publish(  # noqa: PLR0913 - all that an administrator may choose
     """
     with disk_errors(site_builds):
         site_builds.mkdir(parents=True, exist_ok=True)
-        with hold_lock(site_builds / ".lock", f"publish {build}", mode=0o644):
+        with hold_builds(site_builds, f"publish {build}"):
             settle(site_builds)
             _check_names(site_builds, build, delta_from)
             told = progress or _Silent()

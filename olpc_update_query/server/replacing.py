@@ -7,6 +7,7 @@ one is out of its place for an instant; ``settle`` puts it back after a cut just
 
 import contextlib
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,19 @@ GONE: Final = ".gone-"
 
 OLD: Final = ".old-"
 """What the directory of a build is called that was replaced."""
+
+
+def hold_builds(builds: Path, purpose: str) -> AbstractContextManager[None]:
+    """Let nobody else publish, replace or delete builds until the block ends.
+
+    Args:
+        builds: The directory of the published builds.
+        purpose: What for, for whoever has to wait.
+
+    Raises:
+        Busy: Somebody is at it.
+    """
+    return hold_lock(builds / ".lock", purpose, mode=0o644)
 
 
 def replace_build(stage: Path, target: Path) -> None:
@@ -71,8 +85,7 @@ def settle(builds: Path) -> None:
 def settle_at_start(builds: Path) -> None:
     """Do so for a program that starts, unless another is at it or nothing is left."""
     if any(builds.glob(f"{OLD}*")) or any(builds.glob(f"{GONE}*")):
-        lock = hold_lock(builds / ".lock", "tidying up", mode=0o644)
-        with contextlib.suppress(Busy), lock:
+        with contextlib.suppress(Busy), hold_builds(builds, "tidying up"):
             settle(builds)
 
 
