@@ -93,9 +93,6 @@ def this_machine(root: Path, settings: Settings) -> Machine:
     """Find out what a run has to know about the laptop below ``root``.
 
     Who it is may be unknown, for then it can still go back to a build that works.
-
-    Raises:
-        ConfigError: Its keys or its work area cannot be used.
     """
     return Machine(
         root=root,

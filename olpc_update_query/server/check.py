@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import cache, partial
 from typing import NamedTuple
 
 from olpc_update_query.errors import (
@@ -27,7 +28,7 @@ from olpc_update_query.server.leases import EARLIEST
 from olpc_update_query.server.replacing import missing
 from olpc_update_query.server.rollout import Kind, Rollout, Scope
 from olpc_update_query.server.site import Site
-from olpc_update_query.trust.keys import Role
+from olpc_update_query.trust.keys import KeyRing, Role
 
 _NEW_DELEGATIONS = (
     "Have new ones made there, by `keys delegate`, and `keys accept` them here."
@@ -144,7 +145,8 @@ def _check_delegations(site: Site, role: Role, now: int) -> Iterator[Finding]:
 
 
 def _check_each(site: Site, role: Role, key: SiteKey, now: int) -> Iterator[Finding]:
-    name = file_name(role)
+    name, is_known = file_name(role), above_path(site, role).exists()
+    ring = cache(partial(above_ring, site))
     for laptop in site.laptops().values():
         one = key.delegations.get(laptop.serial)
         if one is None:
@@ -155,18 +157,17 @@ def _check_each(site: Site, role: Role, key: SiteKey, now: int) -> Iterator[Find
         elif laptop.uuid is not None and laptop.uuid != one.uuid:
             text = f"{laptop.serial} has another UUID in it than in laptops.csv"
             yield Finding(Weight.ERROR, name, text)
-        else:
-            yield from _prove(site, role, one, key.signer.public, now)
+        elif is_known:
+            yield from _prove(role, one, key.signer.public, ring, now)
 
 
 def _prove(
-    site: Site, role: Role, one: Delegation, key: bytes, now: int
+    role: Role, one: Delegation, key: bytes, ring: Callable[[], KeyRing], now: int
 ) -> Iterator[Finding]:
-    if above_path(site, role).exists():
-        try:
-            prove(one, role, key, above_ring(site), now)
-        except UpdateError as error:
-            yield Finding(Weight.ERROR, file_name(role), str(error))
+    try:
+        prove(one, role, key, ring(), now)
+    except UpdateError as error:
+        yield Finding(Weight.ERROR, file_name(role), str(error))
 
 
 def _check_build(site: Site, name: BuildId) -> Iterator[Finding]:

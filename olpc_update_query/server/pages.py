@@ -205,7 +205,8 @@ class Pages:
         login = self._visitor()
         self._reports.flush()
         known, named = self._site.laptops(), _parsed(normal_serial, serial, NO_SERIAL)
-        if named not in known and self._reports.state(named) is None:
+        state = self._reports.state(named)
+        if named not in known and state is None:
             raise Refused(NotFound.code, NO_LAPTOP)
         laptop = known.get(named, Laptop(named))
         facts = look_at(self._site, self._reports, laptop, self._clock.now())
@@ -214,7 +215,7 @@ class Pages:
             "laptop.html",
             login,
             laptop=laptop,
-            state=self._reports.state(named),
+            state=state,
             spoken=_SPOKEN,
             is_listed=named in known,
             facts=facts,
@@ -285,10 +286,8 @@ class Pages:
     def assign(self) -> Reply:
         """Let laptops run a build."""
         actor = self._administrator()
-        scope, build = (
-            _scope() or DEFAULT,
-            _parsed(parse_build_id, _field("build"), NO_BUILD),
-        )
+        scope = _scope() or DEFAULT
+        build = _parsed(parse_build_id, _field("build"), NO_BUILD)
         percent = _field("percent")
         if not percent.isdecimal() or int(percent) > 100:
             raise Refused(BadRequest.code, NO_PERCENTAGE)
@@ -303,20 +302,16 @@ class Pages:
 
     def stolen(self) -> Reply:
         """Mark a laptop as stolen, or as found again."""
-        actor, serial = (
-            self._administrator(),
-            _parsed(normal_serial, _field("serial"), NO_SERIAL),
-        )
+        actor = self._administrator()
+        serial = _parsed(normal_serial, _field("serial"), NO_SERIAL)
         is_stolen = _field("stolen") == "yes"
         steer.mark_stolen(self._site, actor, serial, stolen=is_stolen)
         return redirect(f"{_root()}laptops/{serial}", 303)
 
     def approve(self) -> Reply:
         """List a laptop that has asked."""
-        actor, serial = (
-            self._administrator(),
-            _parsed(normal_serial, _field("serial"), NO_SERIAL),
-        )
+        actor = self._administrator()
+        serial = _parsed(normal_serial, _field("serial"), NO_SERIAL)
         if self._reports.state(serial) is None:
             raise Refused(NotFound.code, NO_LAPTOP)
         steer.approve(self._site, actor, [serial])
