@@ -68,6 +68,18 @@ class NotPermitted(UpdateError):
         return f"no permission to write {self.path}"
 
 
+class StickForbidden(NotPermitted):
+    """The user may not read or write what is on a stick."""
+
+    exit_code = 39
+    advice = (
+        "Mount the stick so that you may read and write it, or run the command as root."
+    )
+
+    def __str__(self) -> str:
+        return f"no permission to use {self.path}"
+
+
 class Busy(UpdateError):
     """Another run holds the lock.
 

@@ -144,7 +144,8 @@ def import_(site: Path, stick: Path) -> None:
     """Read the reports on the stick that is mounted at STICK.
 
     They count like polls, from `stick` instead of an address. What is known to be
-    newer stays; the stick is not changed, and may be imported again.
+    newer stays; the stick is not changed, and may be imported again. When some cannot
+    be read, the others are kept, and it ends as a stick that failed.
     """
     from olpc_update_query.server.reports import Reports
     from olpc_update_query.server.stick_reports import bring_home
@@ -159,10 +160,13 @@ def import_(site: Path, stick: Path) -> None:
         note(plain(f"{name}: {reason}"))
     if len(found.refused) > _MOST_TOLD:
         note(f"... and {len(found.refused) - _MOST_TOLD} more.")
+    unread = f", {len(found.unread)} could not be read" if found.unread else ""
     say(
         f"Reports: {len(found.taken)} new, {found.known} known already, "
-        f"{len(found.refused)} refused."
+        f"{len(found.refused)} refused{unread}."
     )
+    if found.unread:
+        raise found.unread[0]
     say(f"Next: {PROGRAM} status {site}")
 
 

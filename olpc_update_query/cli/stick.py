@@ -34,12 +34,16 @@ def job(
 
     Raises:
         BuildNotFound: There is no stick, or nothing for laptops on it.
+        StickFailed: It cannot be read.
     """
     from olpc_update_query.run.stick import FromStick
+    from olpc_update_query.system.sticks import stick_errors
 
     stick, found = find(given, path)
     if not console.as_json and console.level >= Level.LINE:
-        console.say(_contents(stick, list(found)))
+        with stick_errors(stick):
+            told = _contents(stick, list(found))
+        console.say(told)
     _follow_keys(given, stick, console)
     return FromStick(given.machine(), console, stick, build, force=force)
 
@@ -53,6 +57,7 @@ def find(given: Common, path: str) -> tuple[Path, dict[BuildId, Path]]:
 
     Raises:
         BuildNotFound: None is mounted that has anything for laptops.
+        StickFailed: The stick cannot be read.
     """
     from olpc_update_query.run.places import (
         is_bare_tree,
@@ -60,15 +65,18 @@ def find(given: Common, path: str) -> tuple[Path, dict[BuildId, Path]]:
         on_stick,
         sticks,
     )
+    from olpc_update_query.system.sticks import stick_errors
 
     mounted = [Path(path)] if path else sticks(given.root)
     for place in mounted or mount_places(given.root):
-        if is_bare_tree(place) and not on_stick(place):
-            raise errors.BuildNotFound(str(place), _BARE.format(place))
+        with stick_errors(place):
+            if is_bare_tree(place) and not on_stick(place):
+                raise errors.BuildNotFound(str(place), _BARE.format(place))
     if not mounted:
         reason = "no stick with builds or leases is mounted; say where: --usb PATH"
         raise errors.BuildNotFound("--usb", reason)
-    return mounted[0], on_stick(mounted[0])
+    with stick_errors(mounted[0]):
+        return mounted[0], on_stick(mounted[0])
 
 
 def _contents(stick: Path, builds: list[BuildId]) -> str:

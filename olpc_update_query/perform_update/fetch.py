@@ -25,7 +25,11 @@ from olpc_update_query.perform_update.sources.full import (
 from olpc_update_query.perform_update.sources.health import Health, Trouble
 from olpc_update_query.perform_update.sources.http import WebFiles
 from olpc_update_query.perform_update.sources.intake import Intake
-from olpc_update_query.perform_update.sources.local import LocalFiles, directory_of
+from olpc_update_query.perform_update.sources.local import (
+    LocalFiles,
+    Unreadable,
+    directory_of,
+)
 from olpc_update_query.perform_update.sources.rsync import RsyncSource
 from olpc_update_query.perform_update.sources.rsync_program import Program, RsyncOptions
 from olpc_update_query.perform_update.sources.salvage import (
@@ -106,6 +110,7 @@ def fetch(  # noqa: PLR0913 - all that a download depends on
 
     Raises:
         SourceFailed: Every source failed; what has come is kept.
+        StickFailed: The same, and one of them was a stick that was pulled out.
         BuildNotFound: No source has the build.
         NoAnswer: Every source is behind a portal.
         ProxyRefused: The proxy lets nothing through.
@@ -296,6 +301,8 @@ class _Fetcher:
         if not self._failures:
             return errors.BuildNotFound(build, "the order names no source that has it")
         reasons = "; ".join(dict.fromkeys(str(error) for error in self._failures))
+        if any(isinstance(error, Unreadable) for error in self._failures):
+            return errors.StickFailed(build, reasons)
         for kind in _KINDS:
             if all(isinstance(error, kind) for error in self._failures):
                 return kind(build, reasons)

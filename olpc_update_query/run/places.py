@@ -19,6 +19,7 @@ from olpc_update_query.ports import Transport
 from olpc_update_query.run.machine import Machine, network
 from olpc_update_query.system.files import read_bounded
 from olpc_update_query.system.keyring import STATEMENTS
+from olpc_update_query.system.sticks import is_failing, stick_errors
 
 ORDER = "order"
 LARGEST_ORDER = 64 * 1024 + 1
@@ -31,7 +32,11 @@ MOUNT_PLACES = ("media/*/*", "run/media/*/*", "media/*", "mnt/*", "mnt")
 
 
 def on_stick(path: Path) -> dict[BuildId, Path]:
-    """Return the builds below a directory, or below its ``builds``."""
+    """Return the builds below a directory, or below its ``builds``.
+
+    Raises:
+        OSError: It is failing.
+    """
     found: dict[BuildId, Path] = {}
     for place in (path, path / "builds"):
         for name in _names_in(place):
@@ -55,11 +60,23 @@ def sticks(root: Path) -> list[Path]:
     """Return the directories where sticks are mounted that have anything for laptops.
 
     Those that hold builds come first.
+
+    Raises:
+        StickFailed: There is none, and one that is mounted cannot be read.
     """
-    places = mount_places(root)
-    builds = [path for path in places if on_stick(path)]
-    others = [path for path in places if has_leases(path) or has_statements(path)]
-    return list(dict.fromkeys((*builds, *others)))
+    builds, others, failures = list[Path](), list[Path](), list[errors.UpdateError]()
+    for path in mount_places(root):
+        try:
+            with stick_errors(path):
+                if on_stick(path):
+                    builds.append(path)
+                elif has_leases(path) or has_statements(path):
+                    others.append(path)
+        except (errors.StickFailed, errors.StickForbidden) as error:
+            failures.append(error)
+    if failures and not builds and not others:
+        raise failures[0]
+    return builds + others
 
 
 def mount_places(root: Path) -> list[Path]:
@@ -100,7 +117,9 @@ def _names_in(path: Path) -> list[str]:
     try:
         with os.scandir(path) as found:
             return sorted(entry.name for entry in islice(found, MOST_NAMES))
-    except OSError:
+    except OSError as error:
+        if is_failing(error):
+            raise
         return []
 
 

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 from olpc_update_query import errors
 from olpc_update_query.model import canonical
@@ -59,7 +60,13 @@ from olpc_update_query.system.files import read_bounded
 from olpc_update_query.system.host import draw_nonce
 from olpc_update_query.system.lent import lend, reach
 from olpc_update_query.system.security import install_lease
-from olpc_update_query.system.sticks import Stick, leave_file, stick_errors
+from olpc_update_query.system.sticks import (
+    Stick,
+    is_failing,
+    leave_file,
+    refused,
+    stick_errors,
+)
 from olpc_update_query.trust.answer import TrustedOrder
 from olpc_update_query.trust.lease import MAX_LEASE_LINE, find_lease, lines_for
 
@@ -78,7 +85,7 @@ class FromStick(ByHand):
 
     Raises:
         BuildNotFound: The build that was named is not on it, or nothing is.
-        TreeError: It cannot be read.
+        StickFailed: It cannot be read.
     """
 
     def __init__(
@@ -90,10 +97,12 @@ class FromStick(ByHand):
         *,
         force: bool = False,
     ) -> None:
-        found = on_stick(stick)
+        with stick_errors(stick):
+            found = on_stick(stick)
+            has_other = has_leases(stick) or has_statements(stick)
         if build is not None:
             found = {build: choose(found, build, str(stick))}
-        elif not (found or has_leases(stick) or has_statements(stick)):
+        elif not (found or has_other):
             raise errors.BuildNotFound(str(stick), "nothing for laptops is on it")
         places = [url_of(path) for path in found.values()]
         super().__init__(machine, audience, build or BuildId(""), places, force=force)
@@ -112,7 +121,7 @@ class FromStick(ByHand):
             The exit code. Everything has been told to the audience.
         """
         code = super().run()
-        if code != errors.Busy.exit_code:
+        if code not in {errors.Busy.exit_code, errors.StickFailed.exit_code}:
             with (
                 never_in_the_way("report on the stick"),
                 contextlib.suppress(AskerEndedError),
@@ -161,19 +170,26 @@ class FromStick(ByHand):
         return replace(facts, lease=lease), None
 
     def _find_lease(self, facts: Facts, parcel: Parcel) -> None:
-        """Leave our best line for the installer, or one that it will refuse."""
-        identity = self._machine.identity
+        """Leave our best line for the installer, or one that it will refuse.
+
+        Raises:
+            StickFailed: There are leases, but they cannot be read.
+        """
+        identity, failure = self._machine.identity, None
         for name in LEASES:
+            path = self._stick / name
             try:
                 raw = read_bounded(reach(self._stick.resolve() / name), MAX_LEASES)
             except FileNotFoundError:
                 continue
             except (OSError, ValueError) as error:
-                self._asker.note(f"{self._stick / name} is of no use: {error}")
+                if isinstance(error, OSError) and is_failing(error):
+                    failure = refused(error, path)
+                self._asker.note(f"{path} is of no use: {error}")
                 continue
             line = next(lines_for(identity.serial, raw), None)
             if line is None:
-                self._asker.note(f"{self._stick / name} has no lease for this laptop")
+                self._asker.note(f"{path} has no lease for this laptop")
                 continue
             with contextlib.suppress(errors.UntrustedLease):
                 line = find_lease(
@@ -185,6 +201,8 @@ class FromStick(ByHand):
                 ).line
             parcel.put(line.encode()[:MAX_LEASE_LINE])
             return
+        if failure is not None:
+            raise failure
 
     # --- the order -------------------------------------------------------------------
 
@@ -197,7 +215,12 @@ class FromStick(ByHand):
             try:
                 trusted = self._open(_read(place), now, place)
                 good[_name_of(place)] = number, trusted
-            except (errors.NetworkError, errors.TrustError) as error:
+            except (
+                errors.NetworkError,
+                errors.StickFailed,
+                errors.StickForbidden,
+                errors.TrustError,
+            ) as error:
                 self._asker.note(f"{place}: {error}")
                 bad[_name_of(place)] = error
         number, trusted = _signed_last(good, bad)
@@ -258,8 +281,11 @@ def _directory(place: str) -> Path:
 def _read(place: str) -> bytes:
     try:
         return read_bounded(_directory(place) / ORDER, LARGEST_ORDER)
+    except FileNotFoundError:  # it was there when the stick was looked at
+        raise errors.StickFailed(place, "its order is not there any more") from None
     except OSError as error:
-        raise errors.NetworkError(place, f"cannot be read: {error.strerror}") from None
+        path = Path(unquote(place.removeprefix("file://"))) / ORDER
+        raise refused(error, path) from None
     except ValueError as error:
         raise errors.NoAnswer(place, str(error)) from None
 

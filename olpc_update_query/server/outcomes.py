@@ -45,6 +45,7 @@ SPANISH: Final[Mapping[int, str]] = {
     36: "la versión no está en el equipo",
     37: "faltan partes de la versión; se descargan de nuevo",
     38: "la memoria USB se sacó, o no deja leer o escribir",
+    39: "falta el permiso para usar la memoria USB",
     40: "no se pudo cambiar la versión que arranca; arranca la de antes",
     41: "no hay versión a la que volver",
     42: "un script de la escuela falló; la versión no se activó",

@@ -4,12 +4,18 @@ Anybody who had the stick may have written them, as anybody may poll: they are b
 read like queries, and never put in the place of what is known to be newer.
 """
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from olpc_update_query.errors import Malformed, SiteError
+from olpc_update_query.errors import (
+    Malformed,
+    SiteError,
+    StickFailed,
+    StickForbidden,
+)
 from olpc_update_query.model.messages import MAX_QUERY, Query
 from olpc_update_query.model.stick import REPORTS, report_name
 from olpc_update_query.model.wire import parse_time, shown
@@ -34,11 +40,13 @@ class Brought(NamedTuple):
         taken: Of which laptops there was news.
         known: How many told nothing that is newer than what is known.
         refused: Which files were of no use, and why.
+        unread: Why files could not be read; the next try may bring them.
     """
 
     taken: Sequence[str]
     known: int
     refused: Sequence[tuple[str, str]]
+    unread: Sequence[StickFailed | StickForbidden] = ()
 
 
 def bring_home(site: Site, reports: Reports, stick: Path, clock: Clock) -> Brought:
@@ -53,7 +61,7 @@ def bring_home(site: Site, reports: Reports, stick: Path, clock: Clock) -> Broug
 
     Raises:
         SiteError: There is no directory of reports, or too many files are in it.
-        StickFailed: The stick cannot be read.
+        StickFailed, StickForbidden: The stick cannot be read.
         DiskFailed: The database cannot.
         DamagedSite: A file of the site is malformed.
     """
@@ -61,11 +69,15 @@ def bring_home(site: Site, reports: Reports, stick: Path, clock: Clock) -> Broug
     view, place = site.view(now), _directory(stick)
     latest: dict[str, Poll] = {}
     refused: list[tuple[str, str]] = []
+    unread: list[StickFailed | StickForbidden] = []
     for name in _names(place):
         try:
             poll = _read(place, name, view, now)
         except Malformed as error:
             refused.append((shown(name), str(error)))
+            continue
+        except (StickFailed, StickForbidden) as error:
+            unread.append(error)
             continue
         before = latest.get(poll.serial, poll)
         latest[poll.serial] = max(before, poll, key=lambda one: one.asked)
@@ -75,13 +87,18 @@ def bring_home(site: Site, reports: Reports, stick: Path, clock: Clock) -> Broug
         if attempt is not None:
             brake.consider(attempt)
     return Brought(
-        [poll.serial for poll in taken], len(latest) - len(taken), tuple(refused)
+        [poll.serial for poll in taken],
+        len(latest) - len(taken),
+        tuple(refused),
+        tuple(unread),
     )
 
 
 def _directory(stick: Path) -> Path:
     place = stick if stick.name == REPORTS else stick / REPORTS
-    if place.is_symlink() or not place.is_dir():
+    with stick_errors(place):
+        is_there = place.is_dir() and not place.is_symlink()
+    if not is_there:
         raise SiteError(str(place), "no laptop has left a report there")
     return place
 
@@ -102,11 +119,11 @@ def _read(place: Path, name: str, view: View, now: int) -> Poll:
 
     Raises:
         Malformed: It is no report, or not that of the laptop it is named after.
+        StickFailed, StickForbidden: It cannot be read.
     """
     try:
-        query = Query.decode(read_bounded(place / name, MAX_QUERY))
-    except OSError as error:
-        raise Malformed("report", error.strerror or "cannot be read") from None
+        with stick_errors(place / name):
+            query = Query.decode(_read_file(place / name))
     except ValueError:
         raise Malformed("report", f"it is larger than {MAX_QUERY} bytes") from None
     if name.upper() != report_name(query.serial).upper():
@@ -125,6 +142,15 @@ def _read(place: Path, name: str, view: View, now: int) -> Poll:
         stolen=laptop is not None and laptop.stolen,
         report=query.report,
     )
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return read_bounded(path, MAX_QUERY)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.EINVAL}:
+            raise
+        raise Malformed("report", error.strerror or "no file") from None
 
 
 def _time_of(query: Query, now: int) -> int:

@@ -24,6 +24,23 @@ def lend(directory: Path) -> None:
         _LENT[directory] = os.open(directory, flags)
 
 
+def is_gone(directory: Path) -> bool:
+    """Tell whether what was found in a lent directory is not there any more.
+
+    Some file systems show nothing at all where they cannot read.
+
+    Args:
+        directory: It or one below it, which was not empty, as ``reach`` returns it.
+    """
+    lent = (Path(f"/proc/self/fd/{descriptor}") for descriptor in _LENT.values())
+    if not any(directory.is_relative_to(one) for one in lent):
+        return False
+    try:
+        return not os.listdir(directory)
+    except OSError:
+        return True
+
+
 def reach(path: Path) -> Path:
     """Return by which path something is reached: through a lent directory, if any."""
     for directory, descriptor in _LENT.items():

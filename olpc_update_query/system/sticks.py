@@ -19,6 +19,17 @@ FAT_LIMIT: Final = (4 << 30) - 1
 """Bytes of the largest file on FAT."""
 
 _FAT: Final = frozenset({"vfat", "msdos", "fuse.fusefat"})
+_NO_FAILURE: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EINVAL,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+    }
+)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -51,16 +62,29 @@ def stick_errors(path: Path, *, needed: int = 1) -> Iterator[None]:
     """Turn what the operating system says of a stick into our errors.
 
     Raises:
-        NoSpace, NotPermitted: As in ``disk_errors``.
+        NoSpace: As in ``disk_errors``.
+        StickForbidden: The user may not do that.
         StickFailed: Any other refusal.
     """
     try:
         yield
     except OSError as error:
-        found = translated(error, path, needed)
-        if isinstance(found, errors.DiskFailed):
-            found = errors.StickFailed(found.path, found.found)
-        raise found from error
+        raise refused(error, path, needed=needed) from error
+
+
+def refused(error: OSError, path: Path, *, needed: int = 1) -> errors.UpdateError:
+    """Return our error for one of the operating system's; see ``stick_errors``."""
+    found = translated(error, path, needed)
+    if isinstance(found, errors.NotPermitted):
+        return errors.StickForbidden(found.path)
+    if isinstance(found, errors.DiskFailed):
+        return errors.StickFailed(found.path, found.found)
+    return found
+
+
+def is_failing(error: OSError) -> bool:
+    """Tell whether it is the stick that refuses, not what lies on it."""
+    return error.errno not in _NO_FAILURE
 
 
 @contextlib.contextmanager
@@ -103,7 +127,7 @@ def leave_file(stick: Stick, path: str, data: bytes) -> None:
         data: The whole content.
 
     Raises:
-        NoSpace, NotPermitted, StickFailed: The stick is full, read-only, failing or
+        NoSpace, StickForbidden, StickFailed: The stick is full, read-only, failing or
             gone, or a link lies in the way.
     """
     *above, name = path.split("/")

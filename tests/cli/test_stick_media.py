@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from olpc_update_query import errors
+from olpc_update_query.model.canonical import Json
+from olpc_update_query.model.messages import BuildId, Query
+from olpc_update_query.model.wire import format_time
 from tests import media
 from tests.cli.black_box import update
 from tests.cli.school import NOISE, School
@@ -113,11 +116,10 @@ def test_pulled_out_while_it_is_read(school: School, tmp_path: Path, kind: str) 
         with media.mounted(kind, device, where) as stick:
             socket.pull_out_after(4 * MIB)
             done = update(school.root, "--usb", str(stick))
-            wanted = {errors.SourceFailed.exit_code}
-            if kind == "fat":  # what fusefat cannot read is not there, it says
-                wanted.add(errors.BuildNotFound.exit_code)
-                wanted.add(errors.NetworkError.exit_code)
-            assert done.code in wanted, done.err
+            assert done.code == errors.StickFailed.exit_code, done.err
+            line, hint = done.err.splitlines()
+            assert line.startswith("olpc-update: build 763: file://")
+            assert hint.startswith("  hint: Put the stick in again")
             assert boots(school.root) == "760"
             socket.plug_in()
         arrived = sum(
@@ -130,6 +132,71 @@ def test_pulled_out_while_it_is_read(school: School, tmp_path: Path, kind: str) 
             done = update(school.root, "--usb", str(stick))
     assert (done.code, boots(school.root)) == (0, "763"), done.err
     assert not difference(before, snapshot(school.root / "versions/pristine/760"))
+
+
+@pytest.mark.parametrize("what", ["everything", "leases"])
+def test_pulled_out_before_it_is_read(
+    school: School, tmp_path: Path, kind: str, what: str
+) -> None:
+    pytest.importorskip("mfusepy")
+    image, where = tmp_path / "image", tmp_path / "mnt"
+    fill(school, kind, image, where)
+    with media.mounted(kind, image, where) as stick:
+        (stick / "lease.sig").write_bytes(NOISE)
+        if what == "leases":
+            shutil.rmtree(stick / "builds")
+    with (
+        media.plugged_in(image, tmp_path / "socket") as (device, socket),
+        media.mounted(kind, device, where) as stick,
+    ):
+        list(stick.rglob("*"))  # its names are remembered, as by a desktop
+        socket.pull_out_after(0)
+        for words in ((), ("762",)) if what == "everything" else ((),):
+            done = update(school.root, "--usb", str(stick), *words)
+            gone = {errors.StickFailed.exit_code}
+            if kind == "fat":  # what fusefat cannot read is not there, it says
+                gone.add(errors.BuildNotFound.exit_code)
+            assert done.code in gone, (done, words)
+            assert "hint: " in done.err
+    assert boots(school.root) == "760"
+    assert not (school.root / "security/lease.sig").exists()
+
+
+def test_reports_that_cannot_be_read(shell: Shell, tmp_path: Path) -> None:
+    """Those that can be are kept, and the next try brings the others."""
+    pytest.importorskip("mfusepy")
+    site = make_site(tmp_path)
+    image, where = tmp_path / "image", tmp_path / "mnt"
+    media.make_image("ext4", image, 40 * MIB)
+    with media.mounted("ext4", image, where) as stick:
+        for number in range(40):
+            leave_report(stick, f"SHC000000{number:02}")
+            (stick / f"other{number}").write_bytes(bytes(MIB // 4))
+    with media.plugged_in(image, tmp_path / "socket") as (device, socket):
+        with media.mounted("ext4", device, where) as stick:
+            found = [path for path in stick.rglob("*.txt") if path.stat()]
+            for path in found[:7]:
+                path.read_bytes()
+            socket.pull_out_after(0)
+            ran = shell.run("reports", "import", site.path, stick)
+            assert ran.code == errors.StickFailed.exit_code, ran
+            assert "Put the stick in again" in ran.err
+            new = re.match(r"Reports: (\d+) new, 0 known already, 0 refused, ", ran.out)
+            assert new is not None, ran
+            taken = int(new[1])
+            assert 7 <= taken < 40, ran
+        socket.plug_in()
+        with media.mounted("ext4", device, where) as stick:
+            out = shell.good("reports", "import", site.path, stick)
+    assert out.startswith(f"Reports: {40 - taken} new, {taken} known already, 0 ")
+
+
+def leave_report(stick: Path, serial: str) -> None:
+    report: dict[str, Json] = {"free": 500, "time": format_time(int(time.time()))}
+    query = Query(serial, "1", build=BuildId("760"), report=report)
+    path = stick / f"reports/{serial}.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(query.encode())
 
 
 @pytest.mark.parametrize("count", [0, 6 * MIB], ids=["at once", "late"])
@@ -150,7 +217,7 @@ def test_pulled_out_while_it_is_written(
             ran = shell.run("usb", site.path, stick, "--build", "770")
             wanted = {errors.StickFailed.exit_code}
             if kind == "fat":  # what fusefat cannot write nobody may, it says
-                wanted.add(errors.NotPermitted.exit_code)
+                wanted.add(errors.StickForbidden.exit_code)
             assert ran.code in wanted, ran
             line, hint = ran.err.splitlines()
             assert line.startswith("olpc-update-admin: ")

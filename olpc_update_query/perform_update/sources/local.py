@@ -9,9 +9,14 @@ from urllib.parse import unquote, urlsplit
 from olpc_update_query import errors
 from olpc_update_query.perform_update.spans import Span
 from olpc_update_query.ports import Pieces, RangesRefused, Stream
-from olpc_update_query.system.lent import reach
+from olpc_update_query.system.lent import is_gone, reach
+from olpc_update_query.system.sticks import is_failing
 
 _PIECE = 64 * 1024
+
+
+class Unreadable(errors.NetworkError):
+    """A directory is failing, or the stick that it was on was pulled out."""
 
 
 def directory_of(url: str) -> Path | None:
@@ -48,7 +53,8 @@ class LocalFiles:
 
         Raises:
             BuildNotFound: It is not there.
-            NetworkError: It cannot be read.
+            Unreadable: The stick was pulled out, or fails.
+            NetworkError: It may not be read, or is no file.
         """
         where = f"{self.url}/{name}"
         try:
@@ -56,6 +62,8 @@ class LocalFiles:
                 self._directory / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
             )
         except (FileNotFoundError, NotADirectoryError):
+            if is_gone(self._directory):
+                raise Unreadable(where, "it is not there any more") from None
             raise errors.BuildNotFound(where, "not there") from None
         except OSError as error:
             raise _unreadable(where, error) from error
@@ -100,4 +108,5 @@ def _read(
 
 
 def _unreadable(where: str, error: OSError) -> errors.NetworkError:
-    return errors.NetworkError(where, f"cannot be read: {error.strerror}")
+    kind = Unreadable if is_failing(error) else errors.NetworkError
+    return kind(where, f"cannot be read: {error.strerror}")
