@@ -105,6 +105,22 @@ def test_full(school: School, tmp_path: Path, kind: str) -> None:
         assert not [path for path in stick.rglob("*") if path.name.endswith(".new")]
 
 
+def test_that_may_not_be_written(shell: Shell, tmp_path: Path) -> None:
+    """The site's owner is of no help there."""
+    site = make_site(tmp_path)
+    build_tree(tmp_path / "tree", {"etc/motd": "x"})
+    shell.good("publish", site.path, tmp_path / "tree", "--build", "770", "--any-tree")
+    image = media.make_image("ext4", tmp_path / "image", 40 * MIB)
+    with media.mounted("ext4", image, tmp_path / "mnt") as stick:
+        subprocess.run(["chattr", "+i", stick], check=True)
+        ran = shell.run("usb", site.path, stick, "--build", "770")
+        subprocess.run(["chattr", "-i", stick], check=True)
+    assert ran.code == errors.StickForbidden.exit_code, ran
+    told, hint = ran.err.splitlines()
+    assert f"no permission to use {stick}" in told
+    assert hint.startswith("  hint: Mount the stick so that")
+
+
 def test_pulled_out_while_it_is_read(school: School, tmp_path: Path, kind: str) -> None:
     pytest.importorskip("mfusepy")
     image, where = tmp_path / "image", tmp_path / "mnt"
@@ -174,7 +190,8 @@ def test_reports_that_cannot_be_read(shell: Shell, tmp_path: Path) -> None:
             (stick / f"other{number}").write_bytes(bytes(MIB // 4))
     with media.plugged_in(image, tmp_path / "socket") as (device, socket):
         with media.mounted("ext4", device, where) as stick:
-            found = [path for path in stick.rglob("*.txt") if path.stat()]
+            found = list(stick.rglob("*.txt"))
+            assert sum(path.stat().st_size for path in found)
             for path in found[:7]:
                 path.read_bytes()
             socket.pull_out_after(0)

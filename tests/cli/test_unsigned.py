@@ -139,6 +139,32 @@ def test_an_old_iso_image(school: School, old: Path, tmp_path: Path) -> None:
     assert update(school.root, "--verify").code == 0
 
 
+@pytest.mark.needs("e2fsprogs", "util-linux")
+@pytest.mark.parametrize("count", [0, 1 << 20], ids=["at once", "late"])
+def test_an_old_stick_that_is_pulled_out(
+    school: School, old: Path, tmp_path: Path, count: int
+) -> None:
+    """What cannot be listed is not taken to be empty."""
+    pytest.importorskip("mfusepy")
+    for number in range(20):
+        (old / f"root/d{number}").mkdir()
+        (old / f"root/d{number}/big").write_bytes(os.urandom(200_000))
+    image = media.make_image("ext4", tmp_path / "image", 40 << 20)
+    with media.mounted("ext4", image, tmp_path / "mnt") as stick:
+        subprocess.run(["cp", "-a", f"{old}/root/.", stick], check=True)
+    with (
+        media.plugged_in(image, tmp_path / "socket") as (device, socket),
+        media.mounted("ext4", device, tmp_path / "mnt") as stick,
+    ):
+        assert sum(path.lstat().st_size for path in stick.iterdir()), "known by now"
+        socket.pull_out_after(count)
+        done = update(school.root, "-u", "-", str(stick), "653")
+    assert done.code == errors.StickFailed.exit_code, done
+    assert f"{tmp_path}/mnt: Input/output error\n  hint: " in done.err
+    assert boots(school.root) == "760"
+    assert not (school.root / "versions/pristine/653").exists()
+
+
 def test_a_tree_in_a_directory(school: School, old: Path) -> None:
     """Everything it has, also what only root can read, below what only root enters."""
     tree = old / "root"

@@ -16,7 +16,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from olpc_update_query import errors
 from olpc_update_query.model.manifest import (
@@ -40,6 +40,7 @@ from olpc_update_query.perform_update.store import FILES
 from olpc_update_query.ports import Progress
 from olpc_update_query.system.files import disk_errors
 from olpc_update_query.system.lent import reach
+from olpc_update_query.system.sticks import stick_errors
 
 _KINDS: Final = {
     stat.S_IFDIR: Kind.DIRECTORY,
@@ -142,18 +143,17 @@ def take_tree(
 
     Raises:
         NoSpace: It cannot fit.
-        TreeError: The tree cannot be read, or the disk is failing.
+        StickFailed, StickForbidden: The tree cannot be read.
+        TreeError: The disk is failing.
     """
     area = downloads / f"legacy-{build}"
-    with disk_errors(tree):
+    with disk_errors(area):
         shutil.rmtree(area, ignore_errors=True)
         (area / FILES).mkdir(parents=True)
-        copies = _Copies(
-            area / FILES, _known(installed), _bytes_in(reach(tree)), progress
-        )
+        copies = _Copies(tree, area / FILES, _known(installed), progress)
         need_room(area, copies.total)
         progress.step(f"reading the whole tree in {tree}, {copies.total / 1e6:.0f} MB")
-        entries = _entries(os.fsencode(reach(tree)), copies.take)
+        entries = _read(tree, copies.take)
         arrived = _write_manifest(area, build, entries)
         target = downloads / arrived.contents
         shutil.rmtree(target, ignore_errors=True)
@@ -162,30 +162,42 @@ def take_tree(
     return arrived
 
 
+def _read(tree: Path, digest: Callable[[bytes], bytes]) -> Iterator[Entry]:
+    with stick_errors(tree):
+        yield from _entries(os.fsencode(reach(tree)), digest)
+
+
 class _Copies:
     """Contents that are copied while their digest is taken."""
 
     def __init__(
-        self, files: Path, known: set[bytes], total: int, progress: Progress
+        self, tree: Path, files: Path, known: set[bytes], progress: Progress
     ) -> None:
-        self._files, self._known, self._progress = files, known, progress
-        self.total, self._done = total, 0
+        self._tree, self._files = tree, files
+        self._known, self._progress = known, progress
+        self.total, self._done = _bytes_in(reach(tree)), 0
 
     def take(self, full: bytes) -> bytes:
         """Return the digest of a file, of which a copy is there or installed."""
         fresh, digest = self._files / "new", hashlib.sha256()
         source = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(source, "rb") as file, open(fresh, "wb") as copy:
-            while piece := file.read(_PIECE):
+        with open(source, "rb") as file, disk_errors(fresh), open(fresh, "wb") as copy:
+            for piece in self._pieces(file):
                 digest.update(piece)
                 copy.write(piece)
                 self._done += len(piece)
                 self._progress.transferred(min(self._done, self.total), self.total)
-        if digest.digest() in self._known:
-            fresh.unlink()
-        else:
-            os.rename(fresh, self._files / digest.hexdigest())
+        with disk_errors(fresh):
+            if digest.digest() in self._known:
+                fresh.unlink()
+            else:
+                os.rename(fresh, self._files / digest.hexdigest())
         return digest.digest()
+
+    def _pieces(self, file: BinaryIO) -> Iterator[bytes]:
+        with stick_errors(self._tree):
+            while piece := file.read(_PIECE):
+                yield piece
 
 
 def _copy(
@@ -280,8 +292,11 @@ def _entries(top: bytes, digest: Callable[[bytes], bytes]) -> Iterator[Entry]:
 
 
 def _paths(top: bytes) -> Iterator[bytes]:
+    def fail(error: OSError) -> None:
+        raise error  # what cannot be listed is not taken to be empty
+
     yield b""
-    for where, directories, names in os.walk(top):
+    for where, directories, names in os.walk(top, onerror=fail):
         for name in (*directories, *names):
             yield os.path.relpath(os.path.join(where, name), top)
 
