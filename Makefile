@@ -169,8 +169,9 @@ nginx: $(READY) ## a site behind the real nginx, gunicorn and PostgreSQL (as roo
 fifteen: $(READY) deb ## a bare Debian to the first updated laptop, timed (as root)
 	@.ci/packages arch-test mmdebstrap systemd-container
 	@mkdir -p build/fifteen
-	@[ -e build/fifteen/bare.tar ] || { mmdebstrap --quiet --mode=root \
-	  --variant=minbase bookworm build/fifteen/bare.tar.new && \
+	@[ -f build/fifteen/bare.tar ] || { rm -rf build/fifteen/bare.*; \
+	  mmdebstrap --quiet --mode=root --format=tar --variant=minbase bookworm \
+	    build/fifteen/bare.tar.new && \
 	  mv build/fifteen/bare.tar.new build/fifteen/bare.tar; }
 	$(BIN)/python -m bench.fifteen
 
