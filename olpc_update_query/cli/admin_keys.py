@@ -185,8 +185,8 @@ def publish(site: Path, file: Path) -> None:
 
 
 def _tell_orders(site: Site, statement: Statement) -> None:
-    from olpc_update_query.server.above import is_from_above
     from olpc_update_query.server.keys import load_key
+    from olpc_update_query.server.orders import own_orders
 
     if statement.role is not Role.OATS or not statement.retire:
         return
@@ -195,9 +195,8 @@ def _tell_orders(site: Site, statement: Statement) -> None:
     except MissingKey:
         note("No key of this site is left to sign orders and answers with.")
         return
-    orders = site.builds.glob("[!.]*/order")
-    count = sum(not is_from_above(site, order.parent) for order in orders)
-    say(f"The orders beside {count} builds are signed by {signer.key_id[:_SHORT]} now.")
+    count, name = len(own_orders(site)), signer.key_id[:_SHORT]
+    say(f"The orders beside {count} builds are signed by {name} now.")
 
 
 def _tell_published(site: Site, statement: Statement) -> None:

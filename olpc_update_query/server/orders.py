@@ -1,10 +1,11 @@
 """The signed orders that lie beside builds, for sticks and ``olpc-update BUILD``."""
 
 from olpc_update_query.model.orders import Order, OrderFile
+from olpc_update_query.run.places import ORDER
 from olpc_update_query.server.above import is_from_above
 from olpc_update_query.server.publish import OrderFacts
 from olpc_update_query.server.signing import Signer, make_order
-from olpc_update_query.server.site import Site
+from olpc_update_query.server.site import PublishedBuild, Site
 from olpc_update_query.system.files import remove_leftovers, replace_file
 
 
@@ -20,11 +21,24 @@ def order_for(facts: OrderFacts, signer: Signer, now: int) -> bytes:
     return make_order(OrderFile(order, now), signer.sig01)
 
 
-def sign_orders_again(site: Site, signer: Signer, now: int) -> int:
-    """Sign every order anew, because the key that signed them is retired.
+def own_orders(site: Site) -> list[PublishedBuild]:
+    """Return the builds beside which this site has signed an order.
 
     What `mirror` has brought stays as the higher site has signed it: its laptops trust
     no key of this one.
+    """
+    found = map(site.find_build, site.build_names())
+    return [
+        build
+        for build in found
+        if build is not None
+        and (build.path / ORDER).exists()
+        and not is_from_above(site, build.path)
+    ]
+
+
+def sign_orders_again(site: Site, signer: Signer, now: int) -> None:
+    """Sign this site's orders anew, because the key that signed them is retired.
 
     Call it inside ``site.change``.
 
@@ -32,20 +46,8 @@ def sign_orders_again(site: Site, signer: Signer, now: int) -> int:
         site: The site.
         signer: The key that signs now.
         now: The present.
-
-    Returns:
-        How many there are.
     """
-    count = 0
-    for name in site.build_names():
-        build = site.find_build(name)
-        if (
-            build is not None
-            and (build.path / "order").exists()
-            and not is_from_above(site, build.path)
-        ):
-            remove_leftovers(build.path)
-            facts = OrderFacts(build.build, build.contents, build.size)
-            replace_file(build.path / "order", order_for(facts, signer, now))
-            count += 1
-    return count
+    for build in own_orders(site):
+        remove_leftovers(build.path)
+        facts = OrderFacts(build.build, build.contents, build.size)
+        replace_file(build.path / ORDER, order_for(facts, signer, now))

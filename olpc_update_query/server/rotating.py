@@ -96,21 +96,23 @@ def publish(site: Site, raw: bytes, now: int) -> Statement:
     """Hand a statement out from now on; call it inside ``site.change``.
 
     Orders that a retired key signed are signed again. At last a new key of this site
-    that it adds loses the ``new-`` of its files' names: then all of it is done.
+    that it adds loses the ``new-`` of its files' names: then all of it is done. One
+    that is handed out already is followed again: that may have been cut short.
 
     Raises:
         Malformed: It is no statement.
         UntrustedStatement: Laptops of this site would not follow it.
         SiteExists: There are as many as a laptop looks at.
     """
-    statement = open_statement(raw, site_ring(site))
-    made = [one.raw for one in site.statements()]
-    if len(made) >= MAX_STATEMENTS:
-        reason = f"has {MAX_STATEMENTS} statements, which is all that a laptop reads"
-        raise SiteExists(str(site.keys / FILE), reason)
-    replace_file(site.keys / FILE, join_statements([*made, raw]))
-    _follow(site, statement, now)
-    return statement
+    made = {one.raw: one.statement for one in site.statements()}
+    if raw not in made:
+        made[raw] = open_statement(raw, site_ring(site))
+        if len(made) > MAX_STATEMENTS:
+            reason = f"has {MAX_STATEMENTS} statements, all that a laptop reads"
+            raise SiteExists(str(site.keys / FILE), reason)
+        replace_file(site.keys / FILE, join_statements(made))
+    _follow(site, made[raw], now)
+    return made[raw]
 
 
 def _follow(site: Site, statement: Statement, now: int) -> None:
@@ -118,11 +120,12 @@ def _follow(site: Site, statement: Statement, now: int) -> None:
     if statement.role is Role.OATS and statement.retire:
         with contextlib.suppress(MissingKey):  # somebody else has the one in use
             sign_orders_again(site, load_key(site, Role.OATS), now)
-    for public in sorted(site.keys.glob(f"{NEW}*.public")):
-        if public.read_bytes() in statement.add:
-            for path in (public.with_suffix(".private"), public):
-                if path.exists():
-                    path.rename(path.with_name(path.name.removeprefix(NEW)))
+    for path in sorted(site.keys.glob(f"{NEW}{statement.role}-*")):
+        done = path.with_name(path.name.removeprefix(NEW))
+        # a power cut may have left one of the pair under either name
+        publics = [one.with_suffix(".public") for one in (path, done)]
+        if any(one.exists() and one.read_bytes() in statement.add for one in publics):
+            path.rename(done)
     fsync_directory(site.keys)
 
 
@@ -165,7 +168,6 @@ def rotate(site: Site, role: Role, name: str, now: int) -> tuple[Path, Statement
     begun = _begun(site, private, done)
     for one in site.statements():
         if begun and begun.public in one.statement.add:
-            _complete(private, begun)
             _follow(site, one.statement, now)
             return done, one.statement
     old = load_key(site, role)

@@ -17,7 +17,7 @@ from olpc_update_query.model.wire import BuildId, Sha256
 from olpc_update_query.server import rotating
 from olpc_update_query.server.answers import Answerer
 from olpc_update_query.server.keys import load_key, make_keys, site_ring
-from olpc_update_query.server.orders import order_for, sign_orders_again
+from olpc_update_query.server.orders import order_for, own_orders, sign_orders_again
 from olpc_update_query.server.publish import OrderFacts
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rotations import Made, needed, parse_statements
@@ -176,6 +176,27 @@ def test_a_rotation_that_was_cut_short_is_finished(
         rotating.rotate(site, Role.OATS, "2027", NOW)
 
 
+@pytest.mark.parametrize("left", [(".private", ".public"), (".public",), (".private",)])
+def test_a_publish_that_was_cut_short_is_finished(
+    tmp_path: Path, left: tuple[str, ...]
+) -> None:
+    site = make_site(tmp_path)
+    private, new = rotating.make_pair(site, Role.OATS, "2027")
+    change = rotating.Change(Role.OATS, (new.public,), (signer("oats").public,))
+    raw = rotating.add_signature(rotating.draft(site, change, NOW), signer("oats"))
+    made = rotating.publish(site, raw, NOW)
+    for suffix in left:
+        path = site.keys / f"oats-2027{suffix}"
+        path.rename(private.with_suffix(suffix))
+    add_build(site, "762")
+    (site.builds / "762/order").write_bytes(b"by a key that is retired")
+    assert rotating.publish(site, raw, NOW) == made
+    assert len(site.statements()) == 1
+    assert not list(site.keys.glob("new-*"))
+    beside = (site.builds / "762/order").read_bytes()
+    open_order(beside, ring=site_ring(site), serial=SERIAL, now=NOW)
+
+
 def test_a_key_that_was_made_before_is_rotated_to(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     private, new = rotating.make_pair(site, Role.OATS, "2027")
@@ -224,7 +245,7 @@ def test_orders_are_signed_again(tmp_path: Path) -> None:
     add_build(site, "760")
     add_build(site, "762")
     (site.builds / "762/order").write_bytes(b"by a key that is retired")
-    assert sign_orders_again(site, signer("new"), NOW) == 1
+    sign_orders_again(site, signer("new"), NOW)
     raw = (site.builds / "762/order").read_bytes()
     keys = KeyRing([public("new", Role.OATS)])
     assert open_order(raw, ring=keys, serial=SERIAL, now=NOW).order.build == "762"
@@ -242,7 +263,8 @@ def test_orders_of_the_higher_site_stay_as_they_are(tmp_path: Path) -> None:
     (site.builds / "mine/order").write_bytes(order_for(facts, signer("oats"), NOW))
     for name in ("2027", "2028"):
         rotating.rotate(site, Role.OATS, name, NOW)
-        assert sign_orders_again(site, load_key(site, Role.OATS), NOW) == 1
+        sign_orders_again(site, load_key(site, Role.OATS), NOW)
+        assert [build.build for build in own_orders(site)] == ["mine"]
     assert (site.builds / "762/order").read_bytes() == theirs
     raw, keys = (site.builds / "mine/order").read_bytes(), site_ring(site)
     assert open_order(raw, ring=keys, serial=SERIAL, now=NOW).order.build == "mine"
