@@ -131,19 +131,20 @@ def publish(  # noqa: PLR0913, PLR0917 - click hands over each option
     for old in delta_from:
         if opened.find_build(old) is None:
             raise UnknownBuild(old, ", ".join(opened.build_names()))
-    done = publishing.publish(
-        opened.builds,
-        tree,
-        build,
-        delta_from=delta_from,
-        with_root=with_root,
-        normalize_times=normalize_times,
-        must_boot=not any_tree,
-        progress=Teller(),
-        sign_order=_order_signer(opened),
-    )
-    with opened.change(who(), f"publish build {build}"):
-        _tell(opened, done)
+    signer = _order_signer(opened)
+    with opened.recorded(who(), f"publish build {build}"):
+        done = publishing.publish(
+            opened.builds,
+            tree,
+            build,
+            delta_from=delta_from,
+            with_root=with_root,
+            normalize_times=normalize_times,
+            must_boot=not any_tree,
+            progress=Teller(),
+            sign_order=signer,
+        )
+    _tell(opened, done)
 
 
 def _order_signer(site: Site) -> "Callable[[OrderFacts], bytes] | None":
@@ -238,17 +239,16 @@ def mirror(
     with _network() as transport:
         _take_statements(opened, Upstream(place, transport, ring))
         upstream = Upstream(place, transport, _upstream_ring(opened))
-        told = (SystemClock(), Teller())
         for done in pull(
             opened,
             upstream,
             names,
-            clock=told[0],
-            progress=told[1],
+            who=who(),
+            clock=SystemClock(),
+            progress=Teller(),
             with_root=with_root,
         ):
-            with opened.change(who(), f"mirror build {done.build} from {plain(url)}"):
-                count += 1
+            count += 1
             say(
                 f"Build {done.build} is here: {_size(done.received)} fetched, "
                 f"{_size(done.reused)} were here."

@@ -9,6 +9,7 @@ of it is here and proven, so laptops never see half of one.
 Contents that a build of this site has, packed in the same way, are taken from there.
 """
 
+import contextlib
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -147,11 +148,12 @@ class Upstream:
         return where
 
 
-def mirror(
+def mirror(  # noqa: PLR0913 - what an administrator chooses, and whom it is told
     site: Site,
     upstream: Upstream,
     names: Sequence[BuildId],
     *,
+    who: str,
     clock: Clock,
     progress: Progress,
     with_root: bool = False,
@@ -165,6 +167,7 @@ def mirror(
         upstream: Where they are.
         names: Which; empty for those that are here, those that are assigned, and the
             newest.
+        who: Who fetches them, for the log of changes.
         clock: For pauses, and for expiries.
         progress: Who is told.
         with_root: Whether to make the plain tree of each build as well; that of a
@@ -190,7 +193,8 @@ def mirror(
         if not names:
             wanted = _of_use(site, here, listed)
             _drop_stages(site.builds, wanted)
-        job = _Mirror(site, upstream, clock, progress, with_root=with_root)
+        told = who, clock, progress
+        job = _Mirror(site, upstream, *told, with_root=with_root)
         wrong: list[errors.TrustError] = []
         for build in wanted:
             try:
@@ -227,6 +231,7 @@ class _Mirror:
     Args:
         site: The site.
         upstream: Where they are.
+        who: Who fetches them.
         clock: For pauses, and for expiries.
         progress: Who is told.
         with_root: Whether every build gets its plain tree.
@@ -236,12 +241,13 @@ class _Mirror:
         self,
         site: Site,
         upstream: Upstream,
+        who: str,
         clock: Clock,
         progress: Progress,
         *,
         with_root: bool,
     ) -> None:
-        self._site, self._upstream = site, upstream
+        self._site, self._upstream, self._who = site, upstream, who
         self._clock, self._progress = clock, progress
         self._with_root = with_root
 
@@ -291,7 +297,7 @@ class _Mirror:
         """Take an order that was signed anew, with a new key or another end."""
         if not path.is_file() or path.read_bytes() != trusted.raw:
             self._refuse_older(path, trusted)
-            with disk_errors(path):
+            with disk_errors(path), self._change(f"the order of {path.parent.name}"):
                 replace_file(path, trusted.raw)
 
     def _refuse_older(self, path: Path, trusted: TrustedOrder) -> None:
@@ -313,7 +319,7 @@ class _Mirror:
         if with_root:
             make_root(stage, root, self._other_root(target), self._progress)
         sync_filesystem(stage)
-        with hold_builds(target.parent, f"mirror {target.name}"):
+        with self._change(f"build {target.name}"):
             replace_build(stage, target)
 
     def _add_root(self, build: Path, stage: Path) -> None:
@@ -323,10 +329,17 @@ class _Mirror:
             other = self._other_root(build)
             make_root(build, stage / "root", other, self._progress)
             sync_filesystem(stage)
-            with hold_builds(build.parent, f"mirror {build.name}"):
+            with self._change(f"the plain tree of {build.name}"):
                 (stage / "root").rename(build / "root")
                 fsync_directory(build)
             stage.rmdir()
+
+    @contextlib.contextmanager
+    def _change(self, what: str) -> Iterator[None]:
+        """Let nobody else change builds while the block does, and record it first."""
+        what = f"mirror {what} from {self._upstream.url}"
+        with hold_builds(self._site.builds, what), self._site.recorded(self._who, what):
+            yield
 
     def _other_root(self, build: Path) -> Path | None:
         """Return the newest build with a plain tree; that of the same name, if any."""

@@ -25,6 +25,7 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.expression import Executable
 
 from olpc_update_query.errors import DamagedSite, DiskFailed, NoSpace
+from olpc_update_query.server.ownership import hand_over
 from olpc_update_query.server.recorder import BATCH, Recorder
 from olpc_update_query.server.records import (
     EVENTS,
@@ -45,7 +46,6 @@ from olpc_update_query.server.records import (
     write_leases,
     write_polls,
 )
-from olpc_update_query.server.site import hand_over
 from olpc_update_query.system.files import disk_errors, no_space
 
 _log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -30,11 +31,11 @@ from olpc_update_query.model.hashcash import MAX_BITS
 from olpc_update_query.model.wire import (
     BuildId,
     Sha256,
-    format_time,
     parse_build_id,
     parse_url,
 )
 from olpc_update_query.ports import Clock
+from olpc_update_query.server.changelog import recorded
 from olpc_update_query.server.laptops import Laptop, parse_laptops, write_laptops
 from olpc_update_query.server.leasepolicy import (
     LeasePolicy,
@@ -44,6 +45,7 @@ from olpc_update_query.server.leasepolicy import (
     read_policy,
     read_rules,
 )
+from olpc_update_query.server.ownership import hand_over
 from olpc_update_query.server.rollout import Rollout, parse_rollout
 from olpc_update_query.server.rollout_text import EMPTY
 from olpc_update_query.server.rotations import ABOVE_FILE, FILE, Made, parse_statements
@@ -51,11 +53,9 @@ from olpc_update_query.server.tables import read_table
 from olpc_update_query.server.watch import Signature, Watched, signature
 from olpc_update_query.system.files import (
     disk_errors,
-    fsync_directory,
     hold_lock,
     remove_leftovers,
     replace_file,
-    write_all,
 )
 
 MIN_INTERVAL: Final = 15 * 60
@@ -364,7 +364,7 @@ class Site:
 
     @contextlib.contextmanager
     def change(self, who: str, what: str) -> Iterator[None]:
-        """Hold the site's lock while the block changes files, then log the change.
+        """Hold the site's lock while the block changes files; first log the change.
 
         Args:
             who: Who changes it.
@@ -374,13 +374,23 @@ class Site:
             Busy: Another command has held the lock for ten seconds.
             NotPermitted: The site belongs to somebody else.
         """
-        with disk_errors(self.path), self._locked(what):
+        with disk_errors(self.path), self._locked(what), self.recorded(who, what):
             for place in (self.path, self.keys):
                 remove_leftovers(place)
             yield
-            line = f"{format_time(self._clock.now())} {who}: {what}\n"
-            _append(self.path / "changes.log", line)
             hand_over(self.path, [*self.path.iterdir(), *self.keys.glob("*")])
+
+    def recorded(self, who: str, what: str) -> AbstractContextManager[None]:
+        """Log a change that the block makes, which holds a lock of its own.
+
+        Args:
+            who: Who changes it.
+            what: What is changed, in a few words.
+
+        Raises:
+            NoSpace, NotPermitted, DiskFailed: It cannot be logged; nothing is done.
+        """
+        return recorded(self.path, self._clock, who, what)
 
     @contextlib.contextmanager
     def _locked(self, purpose: str) -> Iterator[None]:
@@ -441,32 +451,3 @@ def _digest_of(data: bytes | None) -> tuple[Sha256, int] | None:
     if data is None:
         return None
     return Sha256(hashlib.sha256(data).hexdigest()), len(data)
-
-
-def hand_over(site: Path, paths: Iterable[Path]) -> None:
-    """Give what root has made in a site to the user who owns it.
-
-    Nothing happens unless root does this in a site of somebody else.
-
-    Args:
-        site: The site.
-        paths: Files in it.
-    """
-    owner = os.stat(site)
-    if os.geteuid() == 0 and owner.st_uid != 0:
-        for path in paths:
-            if os.lstat(path).st_uid == 0:
-                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-
-
-def _append(path: Path, line: str) -> None:
-    is_new = not path.exists()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o644)
-    try:
-        write_all(descriptor, line.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if is_new:
-        fsync_directory(path.parent)

@@ -108,6 +108,8 @@ def test_what_cannot_be_published_is_named(
     )
     assert "There are: 760." in told
     told = shell.bad(errors.SiteExists, "publish", site.path, tree, "--build", "760")
+    log = (site.path / "changes.log").read_text().splitlines()
+    assert "not done: publish build 760: " in log[-1]
     assert "builds/760" in told
     assert site.build_names() == ["760"]
     (tree / "sbin/init").unlink()

@@ -44,6 +44,7 @@ _NEW: Spec = {"etc/issue": "new", "usr/a": "a" * 4000 + "b" * 1000, "usr/b": "on
 _FILES = ("site.toml", "laptops.csv", "rollout.toml", "keys/[!.]*")
 _CHANGED = re.compile(rb"\nchanged = .*")
 _LEFT = ("builds/.[!l]*", ".*.new", "keys/.*.new", "keys/new-*", "builds/*/.*.new")
+_STAMP = len("20270115T080000Z")
 _PROMISES = "promises"
 """A directory beside the site: an empty one is made in it when something is said."""
 
@@ -172,6 +173,19 @@ def _rotate_again(root: Path) -> int:
     return 0 if is_done else _rotate(root)
 
 
+def _draft(root: Path) -> int:
+    """Do all that precedes `keys publish`, which is said alike after a cut."""
+    keys, draft = root / "site/keys", str(root / "draft")
+    role = ("--role", "oats")
+    done = _admin(root, "keys", "new", *role, "--name", "b")
+    change = ("--add", str(keys / "new-oats-b.public"), "--retire", "oats.public")
+    done += _admin(root, "keys", "draft", *role, *change, "--out", draft)
+    words = ["keys", "sign", draft, "--key", str(keys / "oats.private")]
+    with contextlib.redirect_stdout(io.StringIO()):
+        admin.main(words, prog_name="admin", standalone_mode=False)
+    return done
+
+
 def _publish(root: Path) -> int:
     if (root / "site/builds/762").exists():
         return 0
@@ -189,6 +203,7 @@ CHORES = (
     Chore("stolen", command("stolen", _SERIALS[0])),
     Chore("policy", command("policy", "--group", "5B", "--days", "60")),
     Chore("rotate", _rotate, again=_rotate_again, is_random=True),
+    Chore("statement", command("keys", "publish", "{}/draft"), (_draft,)),
     Chore(
         "password", command("password", "--password", "correct horse"), is_random=True
     ),
@@ -211,11 +226,13 @@ class Snapshot:
         files: What the files hold that people or laptops rely on.
         builds: A digest of everything in each build that can be seen.
         errors: What `check` finds wrong.
+        records: The lines of `changes.log`.
     """
 
     files: dict[str, bytes]
     builds: dict[str, str]
     errors: set[str]
+    records: tuple[bytes, ...]
 
 
 def look(root: Path) -> Snapshot:
@@ -231,7 +248,9 @@ def look(root: Path) -> Snapshot:
     marks = repr((sorted(files.items()), sorted(builds.items()), _modes(site)))
     if marks not in _SEEN:
         _SEEN[marks] = _errors(site)
-    return Snapshot(files, builds, _SEEN[marks])
+    log = site / "changes.log"
+    lines = log.read_bytes().splitlines() if log.exists() else []
+    return Snapshot(files, builds, _SEEN[marks], tuple(lines))
 
 
 def _modes(site: Path) -> list[int]:
@@ -285,6 +304,7 @@ class Judge:
         found, before, after = look(self._root), self._before, self._after
         wrong = _mixed(found.files, before.files, after.files)
         wrong += _mixed(found.builds, before.builds, after.builds)
+        wrong += _unrecorded(found, before, after)
         if DONE in promised:
             wrong += _unlike(found, after)
         if self._chore.name != "init" or DONE in promised:
@@ -344,6 +364,20 @@ def _mixed(
         if found.get(name) not in good:
             wrong.append(f"{name} is neither the old nor the new one")
     return sorted(wrong)
+
+
+def _unrecorded(found: Snapshot, before: Snapshot, after: Snapshot) -> list[str]:
+    """Tell whether something has changed of which `changes.log` does not tell.
+
+    A site that is being made has no log before it has all but its keys.
+    """
+    is_changed = (found.files, found.builds) != (before.files, before.builds)
+    is_begun = before.records or any(name.startswith("keys/") for name in found.files)
+    said = [line[_STAMP:] for line in found.records[len(before.records) :]]
+    wanted = [line[_STAMP:] for line in after.records[len(before.records) :]]
+    if is_changed and is_begun and said[:1] != wanted[:1]:
+        return ["changes.log does not tell of what has changed"]
+    return []
 
 
 def _unlike(found: Snapshot, wanted: Snapshot) -> list[str]:

@@ -85,6 +85,7 @@ class Nation:
                     self.site,
                     upstream,
                     names,
+                    who="maria",
                     clock=StillClock(),
                     progress=self.story,
                     with_root=with_root,
@@ -282,6 +283,11 @@ def test_an_order_that_was_signed_anew_is_taken(nation: Nation) -> None:
     (first / "order").write_bytes(sign(facts, now=NOW + 60))
     assert nation.pull() == []
     assert nation.is_the_same(FIRST)
+    log = (nation.site.path / "changes.log").read_text().splitlines()
+    assert [line.partition(" maria: ")[2] for line in log] == [
+        f"mirror build 1 from {nation.web.url}",
+        f"mirror the order of 1 from {nation.web.url}",
+    ]
 
 
 def test_a_damaged_delta_is_left_out(nation: Nation) -> None:

@@ -14,6 +14,7 @@ from olpc_update_query.errors import (
     BadImport,
     Busy,
     DamagedSite,
+    DiskFailed,
     MissingKey,
     NoSite,
     SiteExists,
@@ -432,14 +433,42 @@ def test_changes_are_logged(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     with site.change("maria", "first"):
         pass
-    with pytest.raises(KeyError), site.change("maria", "that fails"):
-        raise KeyError
-    with site.change("jose", "second"):
+    with pytest.raises(NoSite), site.change("maria", "that fails"):
+        raise NoSite("x", "is\nno site")
+    with site.change("jose", "second\n20270115T080000Z maria: a forged line"):
         pass
+    with pytest.raises(KeyboardInterrupt), site.recorded("jose", "third"):
+        raise KeyboardInterrupt
     assert (site.path / "changes.log").read_text().splitlines() == [
         "20270115T080000Z maria: first",
-        "20270115T080000Z jose: second",
+        "20270115T080000Z maria: that fails",
+        "20270115T080000Z maria: not done: that fails: x: is no site",
+        "20270115T080000Z jose: second 20270115T080000Z maria: a forged line",
+        "20270115T080000Z jose: third",
+        "20270115T080000Z jose: not done: third: KeyboardInterrupt",
     ]
+
+
+def test_a_change_is_recorded_before_it_is_made(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    with site.change("maria", "first"):
+        assert (site.path / "changes.log").read_text().endswith("maria: first\n")
+
+
+def test_nothing_changes_that_cannot_be_recorded(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    (site.path / "changes.log").symlink_to("/dev/null")
+    with pytest.raises(DiskFailed, match=r"changes\.log"), site.change("maria", "x"):
+        pytest.fail("changed without a record")
+
+
+def test_a_line_that_a_power_cut_tore_does_not_swallow_the_next(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    (site.path / "changes.log").write_text("20270115T080000Z mar")
+    with site.change("maria", "x"):
+        pass
+    lines = (site.path / "changes.log").read_text().splitlines()
+    assert lines == ["20270115T080000Z mar", "20270115T080000Z maria: x"]
 
 
 def test_a_change_waits_ten_seconds_for_another(tmp_path: Path) -> None:
