@@ -10,7 +10,13 @@ import pytest
 
 from olpc_update_query import errors
 from olpc_update_query.model.delta import DeltaHeader
-from tests.http_server import Trouble
+from olpc_update_query.model.pack import (
+    encode_pack_frame,
+    encode_pack_header,
+    pack_segment,
+    read_pack_index,
+)
+from tests.http_server import Site, Trouble
 from tests.perform_update.published import (
     make_build,
     make_delta,
@@ -282,13 +288,31 @@ def test_base_that_is_damaged_makes_its_patches_useless(world: World) -> None:
 def test_source_whose_pack_is_damaged_is_left_for_the_next(world: World) -> None:
     """The first round cannot know; the second one checks what comes."""
     world.without_delta()
-    world.near.misbehave("pack", Trouble.WRONG_BYTES)
+    spoil_pack(world.near)
     world.fetch()
     wanted = world.missing() - world.arrived()
     assert wanted
     world.fetch(wanted=wanted)
     assert world.missing() <= world.arrived()
     assert "pack" in world.far.names()
+
+
+def spoil_pack(site: Site) -> None:
+    """Change the end of every frame, of which the beginning tells nothing."""
+    data = bytearray((site.root / "pack").read_bytes())
+    with open(site.root / "pack.index", "rb") as file:
+        for frame in read_pack_index(file)[1]:
+            data[frame.offset + frame.packed - 1] ^= 0x55
+    (site.root / "pack").write_bytes(data)
+
+
+def test_what_is_no_pack_at_all_is_noticed_at_once(world: World) -> None:
+    world.without_delta()
+    world.near.misbehave("pack", Trouble.WRONG_BYTES)
+    report = world.fetch()
+    world.assert_complete()
+    pack = (world.far.root / "pack").stat().st_size
+    assert dict(report.gave)["pack"] < pack, "each byte once"
 
 
 def test_damaged_whole_content_is_fetched_again(world: World) -> None:
@@ -306,3 +330,48 @@ def test_damaged_spool_is_dropped(world: World) -> None:
     (world.downloads / "pack.index").write_bytes(b"[1,2,3]\n")
     world.fetch()
     world.assert_complete()
+
+
+# --- mirrors that have packed the same build otherwise ------------------------------
+
+
+def pack_otherwise(site: Site) -> None:
+    """Put the frames of a site's pack in another order: as long, and as good."""
+    data = (site.root / "pack").read_bytes()
+    with open(site.root / "pack.index", "rb") as file:
+        header, frames = read_pack_index(file)
+        turned = list(frames)[::-1]
+    pack = b"".join(data[one.offset : one.offset + one.packed] for one in turned)
+    lines = b"".join(encode_pack_frame(one) for one in turned)
+    assert len(pack) == len(data)
+    assert pack != data
+    (site.root / "pack").write_bytes(pack)
+    index = encode_pack_header(header) + lines
+    (site.root / "pack.index").write_bytes(index)
+    (site.root / "pack.index.zst").write_bytes(pack_segment(index, b"", 3))
+
+
+@pytest.mark.parametrize("after", [0, 300, 40_000])
+def test_a_mirror_has_packed_in_another_order(world: World, after: int) -> None:
+    """The first gives its index and some bytes of its pack, the other goes on."""
+    world.without_delta()
+    pack_otherwise(world.far)
+    world.near.misbehave("pack", Trouble.DIES, after=after)
+    report = world.fetch()
+    world.assert_complete()
+    pack = (world.far.root / "pack").stat().st_size
+    assert dict(report.gave)["pack"] <= pack + after
+    assert world.far.names().count("pack.index.zst") == 1
+
+
+@pytest.mark.parametrize("after", [0, 300])
+def test_the_index_of_a_mirror_that_is_gone(world: World, after: int) -> None:
+    """A run later, when nobody is left who has the pack that the index is of."""
+    world.without_delta()
+    pack_otherwise(world.far)
+    world.near.misbehave("pack", Trouble.DIES, after=after)
+    with pytest.raises(errors.NetworkError):
+        world.fetch(world.near.url)
+    world.fetch(world.far.url)
+    world.assert_complete()
+    assert world.far.names().count("pack.index.zst") == 1

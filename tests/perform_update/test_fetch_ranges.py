@@ -11,6 +11,7 @@ from olpc_update_query import errors
 from olpc_update_query.perform_update.sources.mirrors import RANGES
 from tests.http_server import Trouble
 from tests.perform_update.published import install, make_build, publish
+from tests.perform_update.test_fetch_lies import spoil_pack
 from tests.perform_update.world import World, make_world
 
 FILES = 300
@@ -123,11 +124,18 @@ def test_the_next_run_goes_on_among_the_ranges(world: World) -> None:
 
 
 def test_lies_in_ranges_are_found_and_fetched_elsewhere(world: World) -> None:
-    world.near.misbehave("pack", Trouble.RANGES_MIXED)
+    spoil_pack(world.near)
     world.fetch()
     lost = world.missing() - world.arrived()
     assert lost
     world.fetch(wanted=lost)
+    world.assert_complete()
+    assert [seen for seen in world.far.seen if seen.name == "pack"]
+
+
+def test_ranges_that_are_mixed_up_are_noticed_at_once(world: World) -> None:
+    world.near.misbehave("pack", Trouble.RANGES_MIXED)
+    world.fetch()
     world.assert_complete()
     assert [seen for seen in world.far.seen if seen.name == "pack"]
 

@@ -6,7 +6,7 @@ from olpc_update_query import errors
 from olpc_update_query.perform_update.sources.download import Download
 from olpc_update_query.perform_update.sources.health import Health, Trouble
 from olpc_update_query.perform_update.sources.mirrors import Mirror
-from olpc_update_query.perform_update.sources.spool import Files, Spool
+from olpc_update_query.perform_update.sources.spool import AnotherFile, Files, Spool
 from olpc_update_query.ports import Clock, Progress
 
 
@@ -48,6 +48,16 @@ class Crew:
         few = Crew((), self._health, self._clock, self._progress)
         few._mirrors = [mirror for mirror in self._mirrors if mirror.url in urls]
         return few
+
+    def with_another(self, name: str) -> "Crew":
+        """Return those that have another file of that name than was begun with."""
+        return self.among(
+            [
+                mirror.url
+                for mirror in self._mirrors
+                if isinstance(mirror.absent.get(name), AnotherFile)
+            ]
+        )
 
     def can_give(self, name: str) -> bool:
         """Say whether anybody is worth asking for a file."""

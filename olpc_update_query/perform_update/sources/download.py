@@ -375,10 +375,9 @@ class Download:
     def _reason(self) -> errors.UpdateError:
         """Say why nobody gives any more."""
         reasons = [mirror.absent[self.name] for mirror in self._mirrors]
-        if self.spool.have.total:
-            for error in reasons:
-                if isinstance(error, AnotherFile):
-                    return error
+        for error in reasons:
+            if isinstance(error, AnotherFile):
+                return error
         passing = [one for one in reasons if not isinstance(one, errors.BuildNotFound)]
         if not reasons:
             return errors.BuildNotFound(self.name, "no source has it")

@@ -12,7 +12,9 @@ from typing import BinaryIO
 from olpc_update_query import errors
 from olpc_update_query.model.delta import MAX_HEADER, DeltaHeader
 from olpc_update_query.model.pack import (
+    Frame,
     PackHeader,
+    Range,
     coalesce,
     parse_pack_header,
     read_pack_index,
@@ -20,6 +22,7 @@ from olpc_update_query.model.pack import (
 )
 from olpc_update_query.perform_update.sources.crew import Crew
 from olpc_update_query.perform_update.sources.intake import Intake, write_hashed
+from olpc_update_query.perform_update.sources.landmarks import Landmarks
 from olpc_update_query.perform_update.sources.spool import (
     AnotherFile,
     Spool,
@@ -88,8 +91,9 @@ def fetch_ranges(intake: Intake, crew: Crew) -> bool:
     except AnotherFile:
         # the same build, packed anew: what has come of the other pack is unpacked
         _drop_pack(intake)
-        crew.forgive(PACK)
-        _fetch_index(intake, crew)
+        others = crew.with_another(PACK)
+        others.forgive(PACK)
+        _fetch_index(intake, others)
         fetched = _fetch_frames(intake, crew)
     intake.look_again()
     return fetched
@@ -329,6 +333,12 @@ def _fetch_frames(intake: Intake, crew: Crew) -> bool:
     return bool(wanted)
 
 
+def _marked(frames: Iterable[Frame], marks: Landmarks) -> Iterator[Range]:
+    for frame in frames:
+        marks.add(frame)
+        yield frame.range
+
+
 def _lay_out(
     intake: Intake, index: Path, spool: Spool
 ) -> tuple[PackHeader, list[Span]]:
@@ -336,8 +346,8 @@ def _lay_out(
     needs = intake.needs()
     with disk_errors(index), open(index, "rb") as file:
         header, frames = read_pack_index(file)
-        wanted = (frame.range for frame in frames if frame.digest in needs)
-        ranges = coalesce(wanted, _MOST_RANGES, _CLOSE)
+        wanted = (frame for frame in frames if frame.digest in needs)
+        ranges = coalesce(_marked(wanted, spool.marks), _MOST_RANGES, _CLOSE)
     return header, [
         gap
         for one in ranges

@@ -170,7 +170,7 @@ class Lane:
             return False
         self.position = max(self.position, at)
         if differs(spool, at, data):
-            raise AnotherFile(feed.url, "it is another file than before")
+            raise AnotherFile(feed.url, "it is another file than was begun with")
         self.got += len(data)
         self.moved = time.monotonic()
         stop = at + len(data)

@@ -16,7 +16,6 @@ _FINAL = (
     errors.NoAnswer,
     errors.ProxyRefused,
 )
-_LIES = (AnotherFile, errors.CorruptContent)
 _STRIKES = 2  # failures in a row of a mirror that has given nothing yet
 _MORE_STRIKES = 6  # and of one that has
 _REST = 8.0  # seconds that a slow mirror is left alone; twice as long each time
@@ -86,7 +85,7 @@ class Mirror:
         """
         if isinstance(error, _FINAL):
             self.absent[name] = error
-            if isinstance(error, _LIES):
+            if isinstance(error, errors.CorruptContent):
                 self._health.note(self.url, Trouble.LIED)
             return
         self._strikes = 1 if moved else self._strikes + 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from olpc_update_query import errors
+from olpc_update_query.perform_update.sources.landmarks import Landmarks
 from olpc_update_query.perform_update.spans import (
     JOURNAL,
     LARGEST_JOURNAL,
@@ -73,12 +74,14 @@ class Spool(Closing):
         have: Which of its bytes have come.
         receipts: Who gave them, in the order in which they came.
         length: How long the file will be, once a source has said it.
+        marks: What is known beforehand of bytes in it.
     """
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self.path, self._journal = path, path.with_name(path.name + JOURNAL)
         self.length: int | None = None
+        self.marks = Landmarks()
         self._lock = threading.Lock()
         with disk_errors(path):
             self._descriptor = os.open(path, flags, 0o644)
@@ -285,7 +288,9 @@ class Feed(Closing):
 
 
 def differs(spool: Spool, start: int, data: bytes) -> bool:
-    """Say whether bytes that came differ from those that came before."""
+    """Say whether bytes that came are not those that came before, or have to come."""
+    if spool.marks.contradict(start, data):
+        return True
     end = start + len(data)
     at = start
     while at < end:
