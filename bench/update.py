@@ -112,11 +112,7 @@ class Bench:
 
     def measure(self, way: Callable[[Path], Sample]) -> Sample:
         """Let a way run on a fresh laptop, with everything on the disk before."""
-        root = self._scratch / "laptop"
-        contents = self._school.site / "builds" / OLD / "contents"
-        laptop.make(root, self._old, OLD, contents)
-        for role in ("oats", "lease"):
-            laptop.trust(root, role, self._school.key(role))
+        root = self.make_laptop(self._scratch / "laptop")
         os.sync()
         before = _used(root)
         sample = way(root)
@@ -128,6 +124,14 @@ class Bench:
         sample = sample._replace(disk=_used(root) - before)
         shutil.rmtree(root)
         return sample
+
+    def make_laptop(self, root: Path) -> Path:
+        """Make a laptop that runs the old build, and return where it is."""
+        contents = self._school.site / "builds" / OLD / "contents"
+        laptop.make(root, self._old, OLD, contents)
+        for role in ("oats", "lease"):
+            laptop.trust(root, role, self._school.key(role))
+        return root
 
     def ours(self, root: Path) -> Sample:
         """Poll and update with the project's own command."""
