@@ -39,7 +39,8 @@ class Archive(Closing):
 
     Args:
         path: The build's directory.
-        wanted: Digests of the contents to remember; None for all.
+        wanted: Digests of the contents to remember; None for all,
+        without: but not these.
 
     Attributes:
         path: The same directory.
@@ -51,7 +52,12 @@ class Archive(Closing):
         OSError: A file of it cannot be read.
     """
 
-    def __init__(self, path: Path, wanted: Container[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        wanted: Container[bytes] | None = None,
+        without: Container[bytes] = (),
+    ) -> None:
         self.path = path
         with open(path / "pack.index", "rb") as index:
             header, frames = read_pack_index(index)
@@ -59,7 +65,8 @@ class Archive(Closing):
             self.frames: dict[bytes, Frame] = {
                 frame.digest: frame
                 for frame in frames
-                if wanted is None or frame.digest in wanted
+                if (wanted is None or frame.digest in wanted)
+                and frame.digest not in without
             }
         self._pack = open(path / "pack", "rb", buffering=0)  # noqa: SIM115 - see close
         if os.fstat(self._pack.fileno()).st_size != header.length:

@@ -1,39 +1,35 @@
 """Whether a laptop could boot a build, as far as its manifest tells."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from olpc_update_query.errors import UnfitTree
 from olpc_update_query.model.entry import Entry, Kind
-from olpc_update_query.model.manifest import ManifestReader
 
 INIT: Final = b"sbin/init"
 _MOST_LINKS: Final = 40  # as the kernel allows
 _EXECUTABLE: Final = 0o111
 
 
-def check_bootable(manifest: Path) -> None:
+def check_bootable(entries: Sequence[Entry]) -> None:
     """Refuse a build that the initramfs would not start.
 
     It wants a directory ``etc`` and a program ``sbin/init``; links to it are followed
     within the tree.
 
     Args:
-        manifest: The file ``contents``.
+        entries: Those of its manifest.
 
     Raises:
         UnfitTree: One of them is missing.
     """
     links: dict[bytes, bytes] = {
-        entry.path: entry.target
-        for entry in _entries(manifest)
-        if entry.kind is Kind.SYMLINK
+        entry.path: entry.target for entry in entries if entry.kind is Kind.SYMLINK
     }
     init = _resolve(INIT, links)
     etc = program = None
-    for entry in _entries(manifest):
+    for entry in entries:
         etc = entry if entry.path == b"etc" else etc
         program = entry if entry.path == init else program
     if etc is None or etc.kind is not Kind.DIRECTORY:
@@ -46,11 +42,6 @@ def check_bootable(manifest: Path) -> None:
 
 def _unbootable(path: str, reason: str) -> UnfitTree:
     return UnfitTree(path, f"{reason}, so no laptop could boot it; or give --any-tree")
-
-
-def _entries(manifest: Path) -> Iterator[Entry]:
-    with open(manifest, "rb") as stream:
-        yield from ManifestReader(stream)
 
 
 def _resolve(path: bytes, links: Mapping[bytes, bytes]) -> bytes | None:

@@ -38,7 +38,7 @@ class PackTree(Closing):
         """Close its files."""
         self._files.close()
 
-    def entries(self, mtime_ns: int | None, progress: Progress) -> Iterator[Entry]:
+    def entries(self, progress: Progress) -> Iterator[Entry]:
         """Yield what the manifest says; see `Tree`."""
         old = () if self._older is None else ManifestReader(self._old)
         for change in compare(old, ManifestReader(self._new)):
@@ -86,4 +86,4 @@ def make_root(build: Path, target: Path, older: Path | None, told: Progress) -> 
     """
     told.step(f"making the plain tree of build {build.name}")
     with PackTree(build, older) as tree:
-        make_plain_tree(tree, tree.entries(None, told), target, link=True)
+        make_plain_tree(tree, tree.entries(told), target, link=True)

@@ -6,7 +6,7 @@ bytes, whenever and wherever it is published with the same zstd library.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from olpc_update_query.model.manifest import (
     Header,
     Kind,
     ManifestReader,
+    TreePath,
     encode_entry,
     encode_header,
     encode_name,
@@ -30,10 +31,9 @@ from olpc_update_query.server.archive import LINES, Archive, Remains, digest_of
 from olpc_update_query.server.deltas import write_delta, write_inside
 from olpc_update_query.server.fit import check_bootable
 from olpc_update_query.server.packing import (
-    Content,
-    append,
+    Pack,
     iter_chunks,
-    spool,
+    write_index,
     write_pack,
 )
 from olpc_update_query.server.plaintree import make_plain_tree
@@ -41,14 +41,14 @@ from olpc_update_query.server.replacing import hold_builds, settle
 from olpc_update_query.server.tarball import Tarball
 from olpc_update_query.server.tree import Tree
 from olpc_update_query.server.verify import check_build
-from olpc_update_query.server.walk import Directory, walk_tree
+from olpc_update_query.server.walk import Directory
 from olpc_update_query.system.files import (
     disk_errors,
     fsync_directory,
     sync_filesystem,
 )
 
-__all__ = ["OrderFacts", "Published", "check_build", "publish", "walk_tree"]
+__all__ = ["OrderFacts", "Published", "check_build", "publish"]
 
 NORMAL_TIME_NS = 315_532_800 * 1_000_000_000
 """What ``normalize_times`` gives every path: 1980-01-01, which any format can hold."""
@@ -248,15 +248,18 @@ class _Publisher:
         with_root: bool,
         sign_order: Callable[[OrderFacts], bytes] | None,
     ) -> Published:
-        """Make everything, the smallest first."""
-        header, contents = self._write_manifest(build)
-        manifest = self.stage / "contents"
+        """Make everything: what tells of the contents after them."""
+        self.progress.step("listing the tree")
+        entries = list(self.tree.entries(self.progress))
         if self.must_boot:
-            check_bootable(manifest)
+            check_bootable(entries)
+        pack = self._write_pack(entries)
+        header = self._write_manifest(build, entries, pack.digests)
+        manifest = self.stage / "contents"
         facts = OrderFacts(build, digest_of(manifest), manifest.stat().st_size)
         if sign_order:
             (self.stage / "order").write_bytes(sign_order(facts))
-        pack = self._write_pack(contents, facts.contents)
+        write_index(self.stage, facts.contents, pack)
         self.progress.step("taking apart what is compressed")
         write_inside(self.stage)
         deltas = {old: self._write_delta(old) for old in delta_from}
@@ -275,52 +278,52 @@ class _Publisher:
                     link=self.mtime_ns is None,
                 )
         path = self.builds / build
-        return Published(facts, path, header, len(contents), pack, deltas)
+        return Published(facts, path, header, pack.contents, pack.length, deltas)
 
-    def _write_manifest(self, build: BuildId) -> tuple[Header, list[Content]]:
-        """Write ``contents``, and return all contents in the order of the pack.
+    def _write_manifest(
+        self,
+        build: BuildId,
+        entries: Sequence[Entry],
+        digests: Mapping[TreePath, bytes],
+    ) -> Header:
+        files = [entry for entry in entries if entry.kind is Kind.FILE]
+        size = sum(entry.size for entry in files if entry.leader is None)
+        header = Header(build, len(entries), len(files), size)
+        with open(self.stage / "contents", "wb") as out:
+            out.write(encode_header(header))
+            for entry in entries:
+                digest = digests.get(entry.leader or entry.path, b"")
+                time = self._time(entry)
+                out.write(_line(entry._replace(digest=digest, mtime_ns=time)))
+        return header
 
-        The manifest's header counts what is known only at its end.
-        """
-        contents: dict[bytes, tuple[int, Content]] = {}
-        entries = files = size = 0
-        with spool((), self.stage) as body:
-            for entry in self.tree.entries(self.mtime_ns, self.progress):
-                body.write(_line(entry))
-                entries += 1
-                if entry.kind is Kind.FILE:
-                    files += 1
-                    size += 0 if entry.leader else entry.size
-                    content = Content(entry.digest, entry.size, entry.path)
-                    day = entry.mtime_ns // _DAY_NS
-                    contents.setdefault(entry.digest, (day, content))
-            header = Header(build, entries, files, size)
-            body.seek(0)
-            with open(self.stage / "contents", "wb") as out:
-                out.write(encode_header(header))
-                append(out, body)
-        newest_first = sorted(contents.values(), key=lambda item: -item[0])
-        return header, [content for _, content in newest_first]
+    def _time(self, entry: Entry) -> int:
+        return entry.mtime_ns if self.mtime_ns is None else self.mtime_ns
 
-    def _write_pack(self, contents: Sequence[Content], manifest: Sha256) -> int:
-        self.progress.step(f"packing {len(contents):,} contents")
+    def _write_pack(self, entries: Iterable[Entry]) -> Pack:
+        """Write the pack, the newest files first."""
+        files = [
+            entry
+            for entry in entries
+            if entry.kind is Kind.FILE and entry.leader is None
+        ]
+        files.sort(key=lambda entry: -(self._time(entry) // _DAY_NS))
         with ExitStack() as stack:
             archives: list[Archive] = []
             if _begun(self.builds / _LEFT):
                 self.progress.step("going on where an earlier attempt was killed")
                 archives.append(stack.enter_context(Remains(self.builds / _LEFT)))
-            wanted = {content.digest for content in contents}
+            known: set[bytes] = set()
             for path in published_builds(self.builds):
                 try:
-                    archive = stack.enter_context(Archive(path, wanted))
+                    archive = stack.enter_context(Archive(path, without=known))
                 except (Malformed, OSError) as error:
                     self.progress.step(f"build {path.name} is damaged: {error}")
                     continue
-                wanted -= archive.frames.keys()
+                known |= archive.frames.keys()
                 archives.append(archive)
-            return write_pack(
-                self.stage, self.tree, contents, manifest, archives, self.progress
-            )
+            self.progress.step(f"packing {len(files):,} files")
+            return write_pack(self.stage, self.tree, files, archives, self.progress)
 
     def _write_delta(self, old: BuildId) -> int:
         self.progress.step(f"making the delta from {old}")

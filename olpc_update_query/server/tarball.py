@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -33,7 +32,7 @@ from olpc_update_query.model.entry import (
 )
 from olpc_update_query.ports import Progress
 from olpc_update_query.server.archive import open_stretch
-from olpc_update_query.server.packing import in_order, iter_chunks
+from olpc_update_query.server.packing import iter_chunks
 from olpc_update_query.server.tar import Member, Stretch, Type, read_members
 from olpc_update_query.server.walk import LEFT_OUT, belongs, check_size
 from olpc_update_query.system.closing import Closing
@@ -121,32 +120,13 @@ class Tarball(Closing):
         """Close the archive, and drop what it was expanded to."""
         self._file.close()
 
-    def entries(self, mtime_ns: int | None, progress: Progress) -> Iterator[Entry]:
-        """Yield the tree's entries in path order, each file's digest included."""
-        known: dict[TreePath, bytes] = {}
-        nodes = self._nodes.values()
-        for node, digest in zip(nodes, in_order(self._hash, nodes), strict=True):
-            entry = node.entry
-            if node.has_others:
-                known[entry.path] = digest
-            yield entry._replace(
-                digest=known[entry.leader] if entry.leader else digest,
-                mtime_ns=entry.mtime_ns if mtime_ns is None else mtime_ns,
-            )
-
-    def _hash(self, node: "_Node") -> bytes:
-        if node.entry.kind is not Kind.FILE or node.entry.leader is not None:
-            return b""
-        digest = sha256()
-        for chunk in self._content(node):
-            digest.update(chunk)
-        return digest.digest()
+    def entries(self, progress: Progress) -> Iterator[Entry]:
+        """Yield the tree's entries in path order, without digests."""
+        return (node.entry for node in self._nodes.values())
 
     def read(self, path: TreePath, size: int) -> Iterator[bytes]:
         """Yield the content of one of its files."""
-        return self._content(self._nodes[path])
-
-    def _content(self, node: "_Node") -> Iterator[bytes]:
+        node = self._nodes[path]
         descriptor, at = self._file.fileno(), 0
         for start, length, place in node.parts:
             yield from _hole(start - at)
@@ -174,12 +154,10 @@ class _Node(NamedTuple):
     Attributes:
         entry: It, without the digest.
         parts: Where its content lies.
-        has_others: Whether it is the first of several names of a file.
     """
 
     entry: Entry
     parts: tuple[Stretch, ...] = ()
-    has_others: bool = False
 
 
 class _Collector:
@@ -225,11 +203,9 @@ class _Collector:
 
     def _join(self, names: list[TreePath]) -> None:
         """Let the first of several names of a file lead."""
-        leader = names[0]
-        self._nodes[leader] = self._nodes[leader]._replace(has_others=True)
         for name in names[1:]:
             node = self._nodes[name]
-            entry = node.entry._replace(leader=leader)
+            entry = node.entry._replace(leader=names[0])
             self._nodes[name] = node._replace(entry=entry)
 
     def _add_parents(self) -> None:

@@ -8,13 +8,12 @@ from olpc_update_query.ports import Progress
 
 
 class Tree(Protocol):
-    """A tree that can be read twice: once to describe it, once for its contents."""
+    """A tree that is described first, and read then."""
 
-    def entries(self, mtime_ns: int | None, progress: Progress) -> Iterator[Entry]:
-        """Yield the tree's entries in path order, each file's digest included.
+    def entries(self, progress: Progress) -> Iterator[Entry]:
+        """Yield the tree's entries in path order; the digests may be lacking.
 
         Args:
-            mtime_ns: The one time to give every path; None keeps each its own.
             progress: Who is told of what is left out.
 
         Raises:
@@ -25,11 +24,11 @@ class Tree(Protocol):
         """Yield the content of one of its files.
 
         Args:
-            path: The file.
+            path: The file, of several names the first.
             size: The most bytes to read.
 
         Raises:
-            UnfitTree: It cannot be read.
+            UnfitTree: It cannot be read, or is not as it was described.
         """
 
     def link(self, path: TreePath, target: bytes) -> bool:

@@ -6,12 +6,9 @@ where its name with a ``/`` behind it sorts.
 """
 
 import errno
-import hashlib
 import os
 import stat
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 
@@ -19,9 +16,6 @@ from olpc_update_query.errors import UnfitTree
 from olpc_update_query.model.entry import Entry, Kind, TreePath, encode_name, parse_path
 from olpc_update_query.ports import Progress
 
-_THREADS = 2
-_AHEAD = 256
-_INLINE = 64 << 10  # hashing less than this costs less than handing it over
 _KINDS = {
     stat.S_IFDIR: Kind.DIRECTORY,
     stat.S_IFREG: Kind.FILE,
@@ -41,11 +35,12 @@ LEFT_OUT = b"lost+found"
 
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
-_Digest = bytes | Future[bytes]
-
 
 class Directory:
     """A directory as a tree (``tree.Tree``); it must not change while it is used.
+
+    Sockets are left out, since only a program that runs can make one, and so is what
+    is mounted in the tree or belongs to its file system.
 
     Args:
         root: The directory.
@@ -53,20 +48,71 @@ class Directory:
 
     def __init__(self, root: Path) -> None:
         self._root, self._top = root, os.fsencode(root)
+        self._states: dict[TreePath, tuple[int, ...]] = {}
+        self._leaders: dict[tuple[int, int], TreePath] = {}
 
-    def entries(self, mtime_ns: int | None, progress: Progress) -> Iterator[Entry]:
-        """Yield the tree's entries, see `walk_tree`."""
-        return walk_tree(self._root, mtime_ns=mtime_ns, progress=progress)
+    def entries(self, progress: Progress) -> Iterator[Entry]:
+        """Yield the tree's entries in path order, without digests."""
+        for path in tree_paths(self._root, progress):
+            try:
+                entry = self._entry(path)
+            except OSError as error:
+                raise unfit(path, error) from error
+            if entry is not None:
+                yield entry
+                continue
+            progress.step(f"leaving out the socket {encode_name(path)}")
+
+    def _entry(self, path: TreePath) -> Entry | None:
+        """Return a path's entry; None: a socket."""
+        full = os.path.join(self._top, path)
+        facts = os.lstat(full)
+        kind = _KINDS.get(stat.S_IFMT(facts.st_mode))
+        if kind is None:
+            return None
+        is_device = kind in {Kind.CHAR, Kind.BLOCK}
+        rdev = facts.st_rdev
+        return Entry(
+            path,
+            kind,
+            stat.S_IMODE(facts.st_mode),
+            facts.st_uid,
+            facts.st_gid,
+            facts.st_mtime_ns,
+            size=facts.st_size if kind is Kind.FILE else 0,
+            target=os.readlink(full) if kind is Kind.SYMLINK else b"",
+            device=(os.major(rdev), os.minor(rdev)) if is_device else (0, 0),
+            leader=self._leader(path, facts) if kind is Kind.FILE else None,
+            xattrs=tuple(read_xattrs(full)),
+        )
+
+    def _leader(self, path: TreePath, facts: os.stat_result) -> TreePath | None:
+        """Return the first name of a file that has several; None: this is it."""
+        check_size(path, facts.st_size)
+        leader = path
+        if facts.st_nlink > 1:
+            inode = (facts.st_dev, facts.st_ino)
+            leader = self._leaders.setdefault(inode, path)
+        if leader != path:
+            return leader
+        self._states[path] = _state(facts)
+        return None
 
     def read(self, path: TreePath, size: int) -> Iterator[bytes]:
-        """Yield the content of one of its files."""
+        """Yield the content of one of its files, which is as ``entries`` saw it."""
         try:
             with open_content(os.path.join(self._top, path)) as file:
+                self._check_state(path, file)
                 while size and (chunk := file.read(min(_CHUNK, size))):
                     size -= len(chunk)
                     yield chunk
+                self._check_state(path, file)
         except OSError as error:
             raise unfit(path, error) from error
+
+    def _check_state(self, path: TreePath, file: FileIO) -> None:
+        if _state(os.fstat(file.fileno())) != self._states[path]:
+            raise changed(path)
 
     def link(self, path: TreePath, target: bytes) -> bool:
         """Make another path the same file; say whether that could be done."""
@@ -80,49 +126,6 @@ class Directory:
                 raise
             return False
         return True
-
-
-def walk_tree(
-    root: Path, *, mtime_ns: int | None = None, progress: Progress | None = None
-) -> Iterator[Entry]:
-    """Read a tree, hashing every inode once.
-
-    Sockets are left out, since only a program that runs can make one, and so is what
-    is mounted in the tree or belongs to its file system.
-
-    Args:
-        root: The tree.
-        mtime_ns: The one time to give every path; None keeps each its own.
-        progress: Who is told about what is left out.
-
-    Yields:
-        The entries of the tree, its own directory first, in path order.
-
-    Raises:
-        UnfitTree: Something cannot be read, has too long a name, or changes meanwhile.
-    """
-    waiting: deque[tuple[Entry, _Digest]] = deque()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        reader = _Reader(os.fsencode(root), mtime_ns, pool)
-        for path in tree_paths(root, progress):
-            found = reader.read(path)
-            if found is None:
-                if progress:
-                    progress.step(f"leaving out the socket {encode_name(path)}")
-                continue
-            waiting.append(found)
-            if len(waiting) > _AHEAD:
-                yield _finished(*waiting.popleft())
-        while waiting:
-            yield _finished(*waiting.popleft())
-
-
-def _finished(entry: Entry, digest: _Digest) -> Entry:
-    if entry.kind is not Kind.FILE:
-        return entry
-    return entry._replace(
-        digest=digest if isinstance(digest, bytes) else digest.result()
-    )
 
 
 def tree_paths(root: Path, progress: Progress | None = None) -> Iterator[TreePath]:
@@ -188,62 +191,9 @@ def unfit(path: bytes, error: OSError) -> UnfitTree:
     return UnfitTree(encode_name(path) or ".", error.strerror or str(error))
 
 
-class _Reader:
-    """Makes entries, remembering the inodes with several names."""
-
-    def __init__(self, top: bytes, mtime_ns: int | None, pool: ThreadPoolExecutor):
-        self._top, self._mtime_ns, self._pool = top, mtime_ns, pool
-        self._leaders: dict[tuple[int, int], tuple[TreePath, _Digest]] = {}
-
-    def read(self, path: TreePath) -> tuple[Entry, _Digest] | None:
-        """Return a path's entry, and its digest when that is known; None: a socket."""
-        full = os.path.join(self._top, path)
-        try:
-            facts = os.lstat(full)
-            kind = _KINDS.get(stat.S_IFMT(facts.st_mode))
-            if kind is None:
-                return None
-            entry = self._entry(path, full, kind, facts)
-            if kind is Kind.FILE:
-                return self._file(entry, full, facts)
-        except OSError as error:
-            raise unfit(path, error) from error
-        return entry, b""
-
-    def _entry(
-        self, path: TreePath, full: bytes, kind: Kind, facts: os.stat_result
-    ) -> Entry:
-        is_device = kind in {Kind.CHAR, Kind.BLOCK}
-        rdev = facts.st_rdev
-        return Entry(
-            path,
-            kind,
-            stat.S_IMODE(facts.st_mode),
-            facts.st_uid,
-            facts.st_gid,
-            facts.st_mtime_ns if self._mtime_ns is None else self._mtime_ns,
-            size=facts.st_size if kind is Kind.FILE else 0,
-            target=os.readlink(full) if kind is Kind.SYMLINK else b"",
-            device=(os.major(rdev), os.minor(rdev)) if is_device else (0, 0),
-            xattrs=tuple(read_xattrs(full)),
-        )
-
-    def _file(
-        self, entry: Entry, full: bytes, facts: os.stat_result
-    ) -> tuple[Entry, _Digest]:
-        check_size(entry.path, facts.st_size)
-        inode = (facts.st_dev, facts.st_ino)
-        known = self._leaders.get(inode) if facts.st_nlink > 1 else None
-        if known is not None:
-            leader, digest = known
-            return entry._replace(leader=leader), digest
-        if facts.st_size < _INLINE:
-            digest = _hash(entry.path, full, facts)
-        else:
-            digest = self._pool.submit(_hash, entry.path, full, facts)
-        if facts.st_nlink > 1:
-            self._leaders[inode] = (entry.path, digest)
-        return entry, digest
+def changed(path: bytes) -> UnfitTree:
+    """Say that a file is not what it was when the tree was described."""
+    return UnfitTree(encode_name(path), "it changed while it was read")
 
 
 def read_xattrs(full: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -286,26 +236,6 @@ def open_content(full: bytes) -> FileIO:
 
 def _open_no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-def _hash(path: TreePath, full: bytes, seen: os.stat_result) -> bytes:
-    """Hash a file that must not change before, while or after it is read."""
-    try:
-        with open_content(full) as file:
-            before = os.fstat(file.fileno())
-            digest = _digest_of(file, before.st_size)
-            after = os.fstat(file.fileno())
-    except OSError as error:
-        raise unfit(path, error) from error
-    if not _state(seen) == _state(before) == _state(after):
-        raise UnfitTree(encode_name(path), "it changed while it was read")
-    return digest
-
-
-def _digest_of(file: FileIO, size: int) -> bytes:
-    if size < _INLINE:  # most files, and hashlib makes a buffer of 256 KiB for each
-        return hashlib.sha256(file.readall()).digest()
-    return hashlib.file_digest(file, "sha256").digest()
 
 
 def _state(facts: os.stat_result) -> tuple[int, ...]:

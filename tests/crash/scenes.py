@@ -20,7 +20,6 @@ from pathlib import Path
 import click
 
 from bench.laptop import slots
-from olpc_update_query.server.walk import walk_tree
 from tests.cli.school import School
 from tests.keys import signer
 from tests.laptop import add_build, boot, make_laptop
@@ -38,6 +37,7 @@ from tests.trees import (
     Spec,
     build_tree,
 )
+from tests.walked import walk_tree
 
 OLD: Spec = {
     "bin/su": File("su", mode=0o4755),

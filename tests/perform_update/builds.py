@@ -24,7 +24,7 @@ from olpc_update_query.model.pack import (
     encode_pack_header,
     pack_segment,
 )
-from olpc_update_query.server.walk import walk_tree
+from tests.walked import walk_tree
 
 
 class Told:

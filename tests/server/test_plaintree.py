@@ -23,6 +23,7 @@ from tests.trees import (
     difference,
     snapshot,
 )
+from tests.walked import walk_tree
 
 
 def without_sockets(tree: Path) -> dict[bytes, Picture]:
@@ -86,7 +87,7 @@ def test_what_cannot_be_copied_is_named(
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
     tree = build_tree(tmp_path / "tree", {"secret": "x"})
-    found = list(walk.walk_tree(tree))
+    found = list(walk_tree(tree))
     monkeypatch.setattr(walk, "open_content", refuse)
     with pytest.raises(UnfitTree, match="secret: Permission denied"):
         make_plain_tree(walk.Directory(tree), found, tmp_path / "copy", link=False)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,15 @@ from olpc_update_query.errors import (
     UnfitTree,
     UnknownBuild,
 )
+from olpc_update_query.model.manifest import TreePath
 from olpc_update_query.model.pack import read_pack_index
-from olpc_update_query.model.whole import pack_whole
+from olpc_update_query.model.whole import pack_content, pack_whole
 from olpc_update_query.model.wire import Sha256
-from olpc_update_query.server import packing, publish
+from olpc_update_query.server import packing, publish, walk
 from olpc_update_query.server.publish import (
     NORMAL_TIME_NS,
     OrderFacts,
     check_build,
-    walk_tree,
 )
 from olpc_update_query.server.verify import Checked
 from olpc_update_query.system.files import hold_lock
@@ -44,6 +45,7 @@ from tests.trees import (
     Spec,
     build_tree,
 )
+from tests.walked import walk_tree
 
 
 def test_what_is_published(tree: Path, builds: Path) -> None:
@@ -191,7 +193,7 @@ def test_a_tree_that_changes_later_is_refused(tmp_path: Path, builds: Path) -> N
     class Changes(Story):
         def step(self, text: str) -> None:
             if text.startswith("packing"):
-                build_tree(tree, {"b": noise(3 << 20, seed=1)})
+                (tree / "b").write_bytes(noise(3 << 20, seed=1))
 
     with pytest.raises(UnfitTree, match="b: it changed"):
         publish.publish(builds, tree, FIRST, progress=Changes())
@@ -285,6 +287,95 @@ def test_the_newest_contents_come_first(tmp_path: Path, builds: Path) -> None:
         found = [frame.digest for frame in read_pack_index(index)[1]]
     wanted = [hashlib.sha256(name.encode()).digest() for name in "bcdae"]
     assert found == wanted
+
+
+def test_a_content_stands_where_its_newest_file_does(
+    tmp_path: Path, builds: Path
+) -> None:
+    day = 86_400 * 10**9
+    times = {"a": 1 * day, "b": 5 * day, "c": 9 * day}
+    tree = build_tree(tmp_path / "tree", {"a": "twice", "b": "once", "c": "twice"})
+    for name, time in times.items():
+        os.utime(tree / name, ns=(time, time))
+    publish.publish(builds, tree, FIRST)
+    with (builds / "1/pack.index").open("rb") as index:
+        found = [frame.digest for frame in read_pack_index(index)[1]]
+    assert found == [hashlib.sha256(text).digest() for text in (b"twice", b"once")]
+
+
+def test_what_cannot_be_held_is_streamed(
+    tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone of its size or not, there twice, or in an earlier build."""
+    spec: Spec = {
+        "a": noise(5000),
+        "again": noise(5000),
+        "as long": noise(5000, 1),
+        "b": noise(6000),
+        "small": noise(40),
+    }
+    tree = build_tree(tmp_path / "tree", spec)
+    publish.publish(builds, tree, FIRST)
+    monkeypatch.setattr(packing, "IN_MEMORY", 1000)
+    others = builds.with_name("others")
+    assert publish.publish(others, tree, FIRST).contents == 4
+    assert check_build(others / "1") == Checked(4, (), ())
+    assert entries(others / "1") == entries(builds / "1") == list(walk_tree(tree))
+    again = publish.publish(builds, tree, SECOND)
+    pack = (builds / "1/pack").read_bytes()
+    assert (builds / "2/pack").read_bytes() == pack
+    assert again.pack == len(pack)
+
+
+def test_a_large_frame_is_copied_when_it_is_sound(
+    tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "IN_MEMORY", 1000)
+    sizes: list[int] = []
+    really_pack = pack_content
+
+    def pack(chunks: Iterable[bytes], size: int, level: int) -> Iterator[bytes]:
+        sizes.append(size)
+        return really_pack(chunks, size, level)
+
+    monkeypatch.setattr(packing, "pack_content", pack)
+    tree = build_tree(tmp_path / "tree", {"a": noise(5000), "b": noise(6000, 1)})
+    publish.publish(builds, tree, FIRST)
+    flip(builds / "1/pack", 500)
+    publish.publish(builds, tree, SECOND)
+    assert sizes == [5000, 6000, 5000]
+    assert check_build(builds / "2") == Checked(2, (), ())
+
+
+@pytest.mark.parametrize("size", [50, 5000], ids=["held", "streamed"])
+def test_a_file_that_lies_about_its_size_is_refused(
+    tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(packing, "IN_MEMORY", 1000)
+    really_read = walk.Directory.read
+
+    def read(self: walk.Directory, path: TreePath, size: int) -> Iterator[bytes]:
+        for chunk in really_read(self, path, size):
+            yield chunk[:-1]
+
+    monkeypatch.setattr(walk.Directory, "read", read)
+    tree = build_tree(tmp_path / "tree", {"a": noise(size)})
+    with pytest.raises(UnfitTree, match="a: it changed"):
+        publish.publish(builds, tree, FIRST)
+
+
+def test_little_waits_for_what_is_slow() -> None:
+    taken: list[int] = []
+
+    def take() -> Iterator[int]:
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    done = packing.in_order(str, take(), ahead=30, weigh=lambda _: 10)
+    assert next(done) == "0"
+    assert taken == [0, 1, 2, 3]
+    assert list(done) == [str(number) for number in range(1, 50)]
 
 
 class Killer:

@@ -23,7 +23,6 @@ from olpc_update_query.model.entry import Entry, Kind
 from olpc_update_query.server import publish, tarball
 from olpc_update_query.server.tar import parse_acl, parse_records, read_members
 from olpc_update_query.server.tarball import NO_TIME_NS, Tarball
-from olpc_update_query.server.walk import walk_tree
 from tests.server.published import FIRST, SECOND, Story, entries, files_of
 from tests.trees import (
     CAPABILITY,
@@ -36,6 +35,7 @@ from tests.trees import (
     difference,
     snapshot,
 )
+from tests.walked import described, walk_tree
 
 ALL = ("--numeric-owner", "-C")
 SECOND_NS = 1_600_000_000 * 10**9
@@ -53,7 +53,7 @@ def pack(tree: Path, archive: Path, *words: str) -> Path:
 
 def listed(archive: Path) -> list[Entry]:
     with Tarball(archive, archive.parent, Story()) as tree:
-        return list(tree.entries(None, Story()))
+        return list(described(tree))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_directories_that_are_not_in_the_archive(tmp_path: Path) -> None:
     subprocess.run(["tar", "-cf", archive, "-C", tree, "usr/lib/a"], check=True)
     story = Story()
     with Tarball(archive, tmp_path, story) as opened:
-        top, usr, lib, a = opened.entries(None, story)
+        top, usr, lib, a = described(opened, story)
     for one, path in ((top, b""), (usr, b"usr"), (lib, b"usr/lib")):
         assert one == Entry(path, Kind.DIRECTORY, 0o755, 0, 0, NO_TIME_NS)  # type: ignore[arg-type]
     assert a.path == b"usr/lib/a"

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import io
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,9 +15,6 @@ from olpc_update_query.errors import (
 )
 from olpc_update_query.model.manifest import Kind, TreePath
 from olpc_update_query.server import walk
-from olpc_update_query.server.publish import (
-    walk_tree,
-)
 from tests.server.published import (
     Story,
     noise,
@@ -31,6 +27,7 @@ from tests.trees import (
     build_tree,
     snapshot,
 )
+from tests.walked import walk_tree
 
 
 def test_every_kind_of_path_is_told(tree: Path) -> None:
@@ -171,31 +168,17 @@ def test_a_path_no_laptop_could_make_is_refused(deep: Path) -> None:
 
 @pytest.mark.parametrize("lines", [1, 99_999], ids=["small", "large"])
 @pytest.mark.parametrize("when", ["before the file is read", "meanwhile"])
-def test_a_file_that_changes_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, lines: int
-) -> None:
+def test_a_file_that_changes_is_refused(tmp_path: Path, when: str, lines: int) -> None:
     build_tree(tmp_path, {"log": "one\n" * lines})
-    really_open, really_digest = walk.open_content, walk._digest_of
-
-    def append() -> None:
-        with open(tmp_path / "log", "a", encoding="ascii") as log:
-            log.write("two\n")
-
-    def change_and_open(path: bytes) -> object:
-        append()
-        return really_open(path)
-
-    def digest_and_change(file: io.FileIO, size: int) -> object:
-        found = really_digest(file, size)
-        append()
-        return found
-
-    if when == "before the file is read":
-        monkeypatch.setattr(walk, "open_content", change_and_open)
-    else:
-        monkeypatch.setattr(walk, "_digest_of", digest_and_change)
+    directory = walk.Directory(tmp_path)
+    _, entry = directory.entries(Story())
+    reading = directory.read(entry.path, entry.size)
+    if when == "meanwhile":
+        next(reading)
+    with open(tmp_path / "log", "a", encoding="ascii") as log:
+        log.write("two\n")
     with pytest.raises(UnfitTree, match="log: it changed"):
-        list(walk_tree(tmp_path))
+        list(reading)
 
 
 def test_a_file_that_goes_is_named(
