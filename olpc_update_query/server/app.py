@@ -22,12 +22,14 @@ from olpc_update_query.model.messages import MAX_QUERY
 from olpc_update_query.ports import Clock
 from olpc_update_query.server.above import published_statements
 from olpc_update_query.server.answers import Answerer
+from olpc_update_query.server.controls import Controls
 from olpc_update_query.server.downloads import open_published, reply
 from olpc_update_query.server.hashcash import Gate
 from olpc_update_query.server.keys import LoadedKey
-from olpc_update_query.server.pages import FRESH, Pages, show_json
+from olpc_update_query.server.pages import Pages
 from olpc_update_query.server.replacing import settle_at_start
 from olpc_update_query.server.reports import Reports
+from olpc_update_query.server.screen import FRESH, Screen, show_json
 from olpc_update_query.server.site import Site
 from olpc_update_query.system.host import SystemClock
 from olpc_update_query.system.keyring import STATEMENTS
@@ -89,7 +91,10 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
     # as Flask documents it
     app.wsgi_app = outer if count else queries  # type: ignore[method-assign]
     _add_builds(app, site)
-    Pages(site, reports, clock).add_to(app)
+    screen = Screen(site, clock)
+    pages = Pages(screen, site, reports, clock)
+    for part in (screen, pages, Controls(screen, pages, site, reports)):
+        part.add_to(app)
     return app
 
 

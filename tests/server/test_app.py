@@ -22,8 +22,8 @@ from olpc_update_query.model.orders import Order
 from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server.app import base_url, create_app
 from olpc_update_query.server.downloads import Stretch, Window
-from olpc_update_query.server.pages import FRESH, may_look
 from olpc_update_query.server.rollout import DEFAULT, Assignment
+from olpc_update_query.server.screen import FRESH, may_look
 from olpc_update_query.server.site import Audience, Site
 from olpc_update_query.system.host import SystemClock
 from olpc_update_query.trust.answer import TrustedAnswer, open_answer

@@ -1,0 +1,134 @@
+"""The controls on the pages: what whoever knows the password may change there."""
+
+from flask import Flask, redirect, request
+from werkzeug.exceptions import BadRequest, NotFound
+
+from olpc_update_query.model.wire import parse_build_id
+from olpc_update_query.server import steer
+from olpc_update_query.server.forms import LeaseForm, wrong_timezone
+from olpc_update_query.server.laptops import normal_serial, parse_group, parse_stream
+from olpc_update_query.server.pages import Pages
+from olpc_update_query.server.refusals import (
+    NO_BUILD,
+    NO_LAPTOP,
+    NO_PERCENTAGE,
+    NO_SERIAL,
+    NOBODY,
+    Refused,
+)
+from olpc_update_query.server.reports import Reports
+from olpc_update_query.server.rollout import DEFAULT, Kind, Scope
+from olpc_update_query.server.screen import Reply, Screen, parsed, root_path
+from olpc_update_query.server.site import Site
+
+
+class Controls:
+    """Changes a site as the forms of its pages say.
+
+    Args:
+        screen: Knows who is logged in.
+        pages: Show a form again that says something wrong.
+        site: The site.
+        reports: Its reports.
+    """
+
+    def __init__(
+        self, screen: Screen, pages: Pages, site: Site, reports: Reports
+    ) -> None:
+        self._screen, self._pages = screen, pages
+        self._site, self._reports = site, reports
+
+    def add_to(self, app: Flask) -> None:
+        """Add them to the application."""
+        for path, change in (
+            ("/assign", self.assign),
+            ("/pause", self.pause),
+            ("/stolen", self.stolen),
+            ("/approve", self.approve),
+            ("/leases", self.leases),
+            ("/timezone", self.timezone),
+        ):
+            app.post(path)(change)
+
+    def assign(self) -> Reply:
+        """Let laptops run a build."""
+        actor = self._screen.administrator()
+        scope = _scope() or DEFAULT
+        build = parsed(parse_build_id, _field("build"), NO_BUILD)
+        percent = _field("percent")
+        if not percent.isdecimal() or int(percent) > 100:
+            raise Refused(BadRequest.code, NO_PERCENTAGE)
+        steer.assign(self._site, actor, scope, build, int(percent))
+        return redirect(root_path(), 303)
+
+    def pause(self) -> Reply:
+        """Pause or resume an assignment, or everything."""
+        paused = _field("paused") == "yes"
+        steer.pause(self._site, self._screen.administrator(), _scope(), paused=paused)
+        return redirect(root_path(), 303)
+
+    def stolen(self) -> Reply:
+        """Mark a laptop as stolen, or as found again."""
+        actor = self._screen.administrator()
+        serial = parsed(normal_serial, _field("serial"), NO_SERIAL)
+        is_stolen = _field("stolen") == "yes"
+        steer.mark_stolen(self._site, actor, serial, stolen=is_stolen)
+        return redirect(f"{root_path()}laptops/{serial}", 303)
+
+    def approve(self) -> Reply:
+        """List a laptop that has asked."""
+        actor = self._screen.administrator()
+        serial = parsed(normal_serial, _field("serial"), NO_SERIAL)
+        if self._reports.state(serial) is None:
+            raise Refused(NotFound.code, NO_LAPTOP)
+        steer.approve(self._site, actor, [serial])
+        return redirect(root_path(), 303)
+
+    def leases(self) -> Reply:
+        """Say how long the leases of some laptops last."""
+        actor, rules = self._screen.administrator(), self._site.settings().lease_rules
+        form = LeaseForm.read(request.form, self._pages.whom(), rules)
+        if form.wrong:
+            return self._pages.show_index(form, wrong=form.wrong)
+        if form.clear:
+            steer.clear_lease_policy(self._site, actor, form.whom)
+        else:
+            days, shorten = int(form.days), form.shorten
+            steer.set_lease_policy(
+                self._site, actor, form.whom, days=days, shorten=shorten
+            )
+        return redirect(f"{root_path()}#leases", 303)
+
+    def timezone(self) -> Reply:
+        """Say where the school is."""
+        actor, name = self._screen.administrator(), _field("timezone")
+        wrong = wrong_timezone(name)
+        if wrong:
+            return self._pages.show_index(timezone=name, wrong=wrong)
+        steer.set_timezone(self._site, actor, name)
+        return redirect(f"{root_path()}#leases", 303)
+
+
+def _field(name: str) -> str:
+    return request.form.get(name, "").strip()[:256]
+
+
+def _scope() -> Scope | None:
+    """Return for whom a form is; None for everybody.
+
+    Raises:
+        BadRequest: It says so in no way that we know.
+    """
+    kind, name = _field("kind"), _field("name")
+    parse = {
+        str(Kind.SERIAL): normal_serial,
+        str(Kind.GROUP): parse_group,
+        str(Kind.STREAM): parse_stream,
+    }.get(kind)
+    if parse is not None:
+        return Scope(Kind(kind), parsed(parse, name, NOBODY))
+    if kind == Kind.DEFAULT:
+        return DEFAULT
+    if kind:
+        raise Refused(BadRequest.code, NOBODY)
+    return None
