@@ -5,19 +5,22 @@ from werkzeug.exceptions import BadRequest, NotFound
 
 from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server import steer
-from olpc_update_query.server.forms import LeaseForm, wrong_timezone
-from olpc_update_query.server.laptops import normal_serial, parse_group, parse_stream
+from olpc_update_query.server.forms import (
+    AssignForm,
+    LeaseForm,
+    parse_scope,
+    wrong_timezone,
+)
+from olpc_update_query.server.laptops import normal_serial
 from olpc_update_query.server.pages import Pages
 from olpc_update_query.server.refusals import (
-    NO_BUILD,
     NO_LAPTOP,
-    NO_PERCENTAGE,
     NO_SERIAL,
     NOBODY,
     Refused,
 )
 from olpc_update_query.server.reports import Reports
-from olpc_update_query.server.rollout import DEFAULT, Kind, Scope
+from olpc_update_query.server.rollout import Scope
 from olpc_update_query.server.screen import Reply, Screen, parsed, root_path
 from olpc_update_query.server.site import Site
 
@@ -53,12 +56,11 @@ class Controls:
     def assign(self) -> Reply:
         """Let laptops run a build."""
         actor = self._screen.administrator()
-        scope = _scope() or DEFAULT
-        build = parsed(parse_build_id, _field("build"), NO_BUILD)
-        percent = _field("percent")
-        if not percent.isdecimal() or int(percent) > 100:
-            raise Refused(BadRequest.code, NO_PERCENTAGE)
-        steer.assign(self._site, actor, scope, build, int(percent))
+        form = AssignForm.read(request.form, self._site.build_names())
+        if form.wrong:
+            return self._pages.show_index(assign=form, wrong=form.wrong)
+        build, percent = parse_build_id(form.build), int(form.percent)
+        steer.assign(self._site, actor, form.scope, build, percent)
         return redirect(root_path(), 303)
 
     def pause(self) -> Reply:
@@ -114,21 +116,13 @@ def _field(name: str) -> str:
 
 
 def _scope() -> Scope | None:
-    """Return for whom a form is; None for everybody.
+    """Return which assignment a form names; None for everything.
 
     Raises:
         BadRequest: It says so in no way that we know.
     """
-    kind, name = _field("kind"), _field("name")
-    parse = {
-        str(Kind.SERIAL): normal_serial,
-        str(Kind.GROUP): parse_group,
-        str(Kind.STREAM): parse_stream,
-    }.get(kind)
-    if parse is not None:
-        return Scope(Kind(kind), parsed(parse, name, NOBODY))
-    if kind == Kind.DEFAULT:
-        return DEFAULT
-    if kind:
+    kind = _field("kind")
+    scope = parse_scope(kind, _field("name"))
+    if kind and scope is None:
         raise Refused(BadRequest.code, NOBODY)
-    return None
+    return scope

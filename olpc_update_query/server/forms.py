@@ -1,20 +1,83 @@
 """What the forms of the pages say, and what is wrong with it, field by field."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from olpc_update_query.errors import Malformed
+from olpc_update_query.model.wire import BuildId
 from olpc_update_query.server.leasepolicy import MAX_DAYS, Rules, parse_timezone
-from olpc_update_query.server.rollout import DEFAULT, Scope
+from olpc_update_query.server.rollout import DEFAULT, PARSERS, Kind, Scope
 
 _EVERYBODY: Final = "everybody"
 _MOST_DIGITS: Final = 9
+_LONGEST: Final = 64
 
 
 def value_of(scope: Scope) -> str:
     """Return how a form names some laptops: ``group:5B``."""
     return f"{scope.kind}:{scope.name}" if scope.name else _EVERYBODY
+
+
+def parse_scope(kind: str, name: str) -> Scope | None:
+    """Return which laptops a form names, None if it says so in no way that we know.
+
+    Args:
+        kind: One of ``Kind``; the default needs no name.
+        name: The name of a group or a stream, or a serial number.
+    """
+    if kind == Kind.DEFAULT:
+        return DEFAULT
+    try:
+        return Scope(Kind(kind), PARSERS[Kind(kind)](name))
+    except (Malformed, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class AssignForm:
+    """Somebody wants laptops to run a build.
+
+    Attributes:
+        build: Which, as it was sent.
+        kind: Of which kind those laptops are.
+        name: How those are called, as it was typed.
+        percent: How many of 100, as it was typed.
+        scope: Who those are; everybody when the form names nobody.
+        wrong: What is wrong, in English, by the name of the field.
+    """
+
+    build: str = ""
+    kind: str = str(Kind.DEFAULT)
+    name: str = ""
+    percent: str = "10"
+    scope: Scope = DEFAULT
+    wrong: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(
+        cls, fields: Mapping[str, str], published: Collection[BuildId]
+    ) -> "AssignForm":
+        """Read the form.
+
+        Args:
+            fields: What was sent, which may be anything.
+            published: The builds that there are.
+        """
+        build, kind, name, percent = (
+            fields.get(one, "").strip()[:_LONGEST]
+            for one in ("build", "kind", "name", "percent")
+        )
+        scope, wrong = parse_scope(kind, name), dict[str, str]()
+        if build not in published:
+            wrong["build"] = "That build is not published."
+        if scope is None:
+            wrong["name"] = "That is no serial number, group or stream."
+        elif scope == DEFAULT and name:
+            wrong["name"] = "Say what this is the name of, or leave it empty for all."
+        if not _is_count(percent, 100):
+            wrong["percent"] = "Write a percentage from 0 to 100."
+        return cls(build, kind, name, percent, scope or DEFAULT, wrong)
 
 
 @dataclass(frozen=True, slots=True)

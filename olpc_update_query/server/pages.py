@@ -11,7 +11,7 @@ from werkzeug.exceptions import BadRequest, Forbidden, NotFound, TooManyRequests
 
 from olpc_update_query.ports import Clock
 from olpc_update_query.server.exports import csv_lines, metrics
-from olpc_update_query.server.forms import LeaseForm, value_of
+from olpc_update_query.server.forms import AssignForm, LeaseForm, value_of
 from olpc_update_query.server.laptops import Laptop, normal_serial
 from olpc_update_query.server.login import TooManyTriesError
 from olpc_update_query.server.overview import Overview, look, look_at, row_of, rows
@@ -32,6 +32,12 @@ from olpc_update_query.server.site import Site
 
 _FOUND: Final = 200
 _SPOKEN: Final = frozenset({"because", "leases", "leases_because", "last_lease"})
+_KINDS: Final = {
+    Kind.DEFAULT: "all",
+    Kind.STREAM: "stream",
+    Kind.GROUP: "group",
+    Kind.SERIAL: "serial",
+}
 _TROUBLES: Final = {
     Concern.FAILING: "Update failed",
     Concern.STUCK: "Told for days to update, and has not",
@@ -79,6 +85,7 @@ class Pages:
         self,
         form: LeaseForm | None = None,
         timezone: str = "",
+        assign: AssignForm | None = None,
         wrong: Mapping[str, str] | None = None,
     ) -> Reply:
         """Show the first page.
@@ -86,7 +93,8 @@ class Pages:
         Args:
             form: What a form says about leases.
             timezone: What a form says about the time zone.
-            wrong: What is wrong with either, to be told beside the fields.
+            assign: What a form says about a build for laptops.
+            wrong: What is wrong with one of them, to be told beside the fields.
         """
         login, view = self._screen.visitor(), self._look()
         return self._screen.show(
@@ -100,6 +108,8 @@ class Pages:
             value_of=value_of,
             form=form,
             timezone=timezone or view.timezone,
+            assign=assign or AssignForm(),
+            kinds=_KINDS,
             wrong=wrong or {},
         )
 

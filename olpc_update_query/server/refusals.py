@@ -22,8 +22,6 @@ _ASKED_AMISS: Final[Mapping[type[UpdateError], str]] = {
     NoAssignment: "Nothing is assigned there.",
     UnknownLaptop: "That laptop is not in laptops.csv.",
 }
-NO_PERCENTAGE: Final = "Write a percentage from 0 to 100."
-NO_BUILD: Final = "That is no name of a build."
 NO_SERIAL: Final = "That is no serial number."
 NOBODY: Final = "That is no serial number, group or stream."
 NOT_SHOWN: Final = "Forbidden: this page is not shown to your address."

@@ -214,11 +214,12 @@ def _apply(scope: Scope, assignment: Assignment, serial: str, now: int) -> Choic
 
 # --- reading ----------------------------------------------------------------------
 
-_NAMES: Final = {
+PARSERS: Final = {
     Kind.SERIAL: normal_serial,
     Kind.GROUP: parse_group,
     Kind.STREAM: parse_stream,
 }
+"""What reads the name of a scope, by its kind."""
 
 
 def parse_rollout(data: bytes) -> Rollout:
@@ -235,7 +236,7 @@ def parse_rollout(data: bytes) -> Rollout:
     found: dict[Scope, Assignment] = {}
     if (table := top.table(Kind.DEFAULT)) is not None:
         found[DEFAULT] = _read_assignment(table)
-    for kind, parse in _NAMES.items():
+    for kind, parse in PARSERS.items():
         for name, table in _named_tables(top, kind).items():
             try:
                 scope = Scope(kind, parse(name))

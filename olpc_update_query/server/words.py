@@ -160,10 +160,12 @@ SPANISH: Final[Mapping[str, str]] = {
     "There is no such page.": "No hay tal página.",
     "There is no such laptop.": "No hay tal equipo.",
     "Write a percentage from 0 to 100.": "Escriba un porcentaje de 0 a 100.",
-    "That is no name of a build.": "Eso no es el nombre de una versión.",
     "That is no serial number.": "Eso no es un número de serie.",
     "That is no serial number, group or stream.": (
         "Eso no es un número de serie, grupo ni canal."
+    ),
+    "Say what this is the name of, or leave it empty for all.": (
+        "Diga de qué es este nombre, o déjelo vacío para todos."
     ),
     "That build is not published.": "Esa versión no está publicada.",
     "Nothing is assigned there.": "Ahí no hay nada asignado.",

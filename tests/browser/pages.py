@@ -280,9 +280,15 @@ def test_a_build_is_assigned_raised_paused_and_resumed(desk: Desk) -> None:
     browser.become(PHONE, "es")
     desk.log_in()
     browser.fill("versión", NEW)
-    browser.fill("Para", "grupo")
     browser.fill("nombre", "5B")
     browser.fill("Por ciento", "25")
+    browser.press("Asignar")
+    wrong = browser.find("#wrong-name")
+    assert wrong.text.startswith("Diga de qué es este nombre")
+    assert browser.is_in_sight(wrong)
+    assert browser.overflow() <= 0
+    browser.keep_picture("wrong name 320 es")
+    browser.fill("Para", "grupo")
     browser.press("Asignar")
     scope = Scope(Kind.GROUP, "5B")
     found = desk.site.rollout().assignments[scope]

@@ -1,6 +1,7 @@
 """The pages as a browser gets them, with and without a login."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -273,31 +274,56 @@ def test_a_build_is_assigned(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "status", "told"),
+    ("fields", "wrong", "told"),
     [
-        ({"build": "999", "percent": "1"}, 409, "That build is not published."),
-        ({"build": "../x", "percent": "1"}, 400, "no name of a build"),
-        ({"build": "762", "percent": "101"}, 400, "from 0 to 100"),
-        ({"build": "762", "percent": "-1"}, 400, "from 0 to 100"),
-        ({"build": "762", "percent": ""}, 400, "from 0 to 100"),
-        ({"build": "762", "percent": "1", "kind": "planet"}, 400, "no serial number"),
-        (
-            {"build": "762", "percent": "1", "kind": "serial", "name": "a b"},
-            400,
-            "no serial number",
-        ),
-        ({}, 400, "no name of a build"),
+        ({"build": "999"}, "build", "That build is not published."),
+        ({"build": "../x"}, "build", "That build is not published."),
+        ({"percent": "101"}, "percent", "from 0 to 100"),
+        ({"percent": "-1"}, "percent", "from 0 to 100"),
+        ({"percent": ""}, "percent", "from 0 to 100"),
+        ({"percent": "9" * 5000}, "percent", "from 0 to 100"),
+        ({"percent": "१"}, "percent", "from 0 to 100"),
+        ({"kind": "planet", "name": "x"}, "name", "no serial number"),
+        ({"kind": "serial", "name": "<b>"}, "name", "no serial number"),
+        ({"kind": "group"}, "name", "no serial number"),
+        ({"kind": ""}, "name", "no serial number"),
+        ({"kind": "default", "name": "5B"}, "name", "or leave it empty for all"),
     ],
 )
 def test_nonsense_is_not_assigned(
-    browser: Browser, fields: dict[str, str], status: int, told: str
+    browser: Browser, fields: dict[str, str], wrong: str, told: str
 ) -> None:
+    """It is told beside the field, and what was typed is still there."""
     browser.log_in()
     before = state(browser.site)
-    reply = browser.change("/assign", **fields)
-    assert (reply.status_code, told in reply.text) == (status, True)
-    assert "Log out" in reply.text
+    sent = {"build": "762", "kind": "default", "name": "", "percent": "25", **fields}
+    reply = browser.change("/assign", **sent)
+    assert reply.status_code == 400
+    assert re.search(rf'id="wrong-{wrong}">[^<]*{told}', reply.text)
+    assert reply.text.count('class="problem" id=') == 1
+    assert f'aria-describedby="wrong-{wrong}"' in reply.text
+    for field in ("name", "percent"):
+        kept = escape(sent[field][:64])
+        assert re.search(rf'name="{field}"[^>]* value="{kept}"', reply.text)
+    if sent["kind"] == "group":
+        assert '<option value="group" selected>' in reply.text
     assert state(browser.site) == before
+
+
+def test_all_that_is_wrong_is_told_at_once(browser: Browser) -> None:
+    browser.log_in()
+    reply = browser.change("/assign")
+    assert reply.status_code == 400
+    assert reply.text.count('class="problem" id="wrong-') == 3
+
+
+def test_a_form_that_came_when_no_build_was_left_is_told_so(browser: Browser) -> None:
+    browser.log_in()
+    secret = browser.secret()
+    shutil.rmtree(browser.site.builds / "762")
+    sent = {"build": "762", "kind": "default", "percent": "1", "secret": secret}
+    reply = browser.client.post("/assign", data=sent)
+    assert 'id="wrong-build">That build is not published.' in reply.text
 
 
 def test_a_group_gets_leases_of_its_own(browser: Browser) -> None:

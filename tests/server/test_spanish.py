@@ -185,11 +185,12 @@ def test_what_was_asked_for_amiss(spanish: Browser) -> None:
 @pytest.mark.parametrize(
     ("path", "fields", "status"),
     [
-        ("/assign", {"build": "999", "percent": "1"}, 409),
+        ("/assign", {"build": "999", "percent": "1"}, 400),
         ("/assign", {"build": "../x", "percent": "1"}, 400),
         ("/assign", {"build": "762", "percent": "101"}, 400),
         ("/assign", {"build": "762", "percent": "1", "kind": "x"}, 400),
         ("/assign", {"build": "762", "percent": "1", "kind": "serial"}, 400),
+        ("/assign", {"build": "762", "kind": "default", "name": "x"}, 400),
         ("/pause", {"kind": "group", "name": "9Z", "paused": "yes"}, 409),
         ("/stolen", {"serial": "NADIE", "stolen": "yes"}, 409),
         ("/stolen", {"serial": "a b"}, 400),
