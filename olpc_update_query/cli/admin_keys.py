@@ -278,6 +278,7 @@ def delegate(
         _write(out, bulk_leases(lines))
     say(f"{len(lines)} laptops may be signed for by that key, for {days} days.")
     say(f"Next, at the school: {PROGRAM} keys accept SITE {plain(out.name)}")
+    say("  and the first time --from the public key that its laptops trust.")
 
 
 @keys.command()

@@ -27,12 +27,14 @@ from olpc_update_query.server.keys import (
 from olpc_update_query.server.leases import EARLIEST
 from olpc_update_query.server.replacing import missing
 from olpc_update_query.server.rollout import Kind, Rollout, Scope
-from olpc_update_query.server.site import Site
+from olpc_update_query.server.site import DAY, Site
 from olpc_update_query.trust.keys import KeyRing, Role
 
 _NEW_DELEGATIONS = (
     "Have new ones made there, by `keys delegate`, and `keys accept` them here."
 )
+_IN_TIME = 60 * DAY
+"""How long before they end somebody is told: longer than holidays."""
 
 
 class Weight(StrEnum):
@@ -147,6 +149,7 @@ def _check_delegations(site: Site, role: Role, now: int) -> Iterator[Finding]:
 def _check_each(site: Site, role: Role, key: SiteKey, now: int) -> Iterator[Finding]:
     name, is_known = file_name(role), above_path(site, role).exists()
     ring = cache(partial(above_ring, site))
+    yield from _check_ends(name, key, now)
     for laptop in site.laptops().values():
         one = key.delegations.get(laptop.serial)
         if one is None:
@@ -159,6 +162,15 @@ def _check_each(site: Site, role: Role, key: SiteKey, now: int) -> Iterator[Find
             yield Finding(Weight.ERROR, name, text)
         elif is_known:
             yield from _prove(role, one, key.signer.public, ring, now)
+
+
+def _check_ends(name: str, key: SiteKey, now: int) -> Iterator[Finding]:
+    """Tell in time that delegations end: new ones come by hand."""
+    ends = [one.expiry for one in key.delegations.values() if one.expiry > now]
+    soon = [int(end) for end in ends if end < now + _IN_TIME]
+    if soon:
+        text = f"{len(soon)} of {len(ends)} end from {format_time(min(soon))} on"
+        yield Finding(Weight.WARNING, name, text, _NEW_DELEGATIONS)
 
 
 def _prove(

@@ -154,6 +154,11 @@ def test_a_school_below(shell: Shell, site: Site, tmp_path: Path) -> None:
     for now, starts in ((begin, True), (end - 60, True), (end + 60, False)):
         found = boots(line, SERIAL, UUID, trusted=trusted, now=format_time(now))
         assert found == starts
+    assert "d-lease.sig: 1 of 1 end from " in shell.good("check", school)
+    renewed: Words = ["keys", "delegate", site.path, "--to", public, "--out", given]
+    shell.good(*renewed)
+    shell.good("keys", "accept", school, given)
+    assert "d-lease.sig" not in shell.good("check", school)
     wrong: Words = ["--from", site.keys / "oats.public", "--role", "lease"]
     shell.bad(errors.UntrustedDelegation, "keys", "accept", school, given, *wrong)
     shell.bad(errors.DamagedSite, "keys", "accept", school, public, "--role", "lease")

@@ -75,6 +75,20 @@ def test_copies_of_a_server_take_each_others_work(tmp_path: Path) -> None:
     assert two.admits(BITS, BODY, paid(one.challenge(BITS, BODY, NOW)), NOW)
 
 
+def test_a_stamp_buys_one_answer_from_each_worker(tmp_path: Path) -> None:
+    """Not more, however often it is shown, to whom, and when."""
+    site = make_site(tmp_path)
+    workers = [Gate(LoadedKey(site, Role.OATS)) for _ in range(4)]
+    shown = paid(workers[0].challenge(BITS, BODY, NOW))
+    bought = sum(
+        worker.admits(BITS, body, shown, NOW + later)
+        for later in (0, WINDOW, 2 * WINDOW, 9 * WINDOW)
+        for body in (BODY, BODY + b"1")
+        for worker in workers * 3
+    )
+    assert bought == len(workers)
+
+
 def test_memory_is_bounded(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("olpc_update_query.server.hashcash._SPENT", 5)
     challenge = gate.challenge(0, BODY, NOW)
