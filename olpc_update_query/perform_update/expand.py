@@ -7,7 +7,8 @@ what comes back while writing it to where nobody else can write. A hostile pack 
 make the child die or send wrong bytes: then there is one content less, and no harm.
 
 Messages on the socket, one packet each, begin with a letter. From the child: ``F`` a
-content is at hand (digest, size, the base's digest or zeros); ``D`` bytes of it;
+content is at hand (digest, size, the base's digest or zeros, where it lies in the file,
+behind all that came before); ``D`` bytes of it;
 ``L`` the last bytes of it; ``C`` another content of the build is needed for it
 (digest); ``X`` it cannot be made; ``B`` the rest of the file is damaged; ``Q`` that was
 all. From the parent: ``N`` not that one; ``Y`` send it, with the base's descriptor if
@@ -29,10 +30,12 @@ from olpc_update_query.perform_update.expander import NO_BASE, OFFER, PACKET, li
 from olpc_update_query.perform_update.store import DELTA, INSIDE, SPOOL, Downloads
 from olpc_update_query.perform_update.vault import Vault
 from olpc_update_query.system.closing import Closing
+from olpc_update_query.system.files import sync_filesystem
 
 _log = logging.getLogger(__name__)
 
 _MOST_DEATHS: Final = 3
+_RELEASED: Final = 4 << 20  # bytes of a pack whose room is given back at once
 _SILENCE: Final = (
     300  # seconds; a child that says nothing for so long is as good as dead
 )
@@ -45,11 +48,13 @@ class Offer(NamedTuple):
         digest: What it is said to be.
         size: Its length in bytes.
         base: Digest of the content it is a patch of; None when it is whole.
+        position: Where it lies; nothing before it is needed any more.
     """
 
     digest: bytes
     size: int
     base: bytes | None
+    position: int
 
 
 class Expanded:
@@ -109,10 +114,10 @@ def _exhaust(
     downloads: Downloads, file: str, vault: Vault, wishes: Wishes, result: Expanded
 ) -> None:
     """Take all that one file can give, with as many children as that needs."""
-    seen = 0
+    seen, used = 0, _Used(downloads, file, vault)
     for _ in range(_MOST_DEATHS):
         with _Child(downloads, file, wishes.refuse, seen) as child:
-            _converse(child, file, vault, wishes, result)
+            _converse(child, used, vault, wishes, result)
         seen += child.offers
         if child.is_done:
             return
@@ -121,11 +126,51 @@ def _exhaust(
     result.bad.add(file)
 
 
+class _Used:
+    """What of a packed file is used up: its room goes back while there is more to make.
+
+    So contents and the pack they come from never lie on the disk both, but for a
+    little. What is given back was synced elsewhere before.
+
+    Args:
+        downloads: What was fetched.
+        file: Which packed file of it.
+        vault: Where proven contents are.
+    """
+
+    def __init__(self, downloads: Downloads, file: str, vault: Vault) -> None:
+        self._downloads, self.file, self._vault = downloads, file, vault
+        self._start: int | None = None
+        self._can_release = True
+        self._proven: list[bytes] = []
+
+    def up_to(self, position: int) -> None:
+        """Note that everything before this offset has been made, or is not wanted."""
+        start = position if self._start is None else self._start
+        self._start = start
+        if position - start < _RELEASED or not self._can_release:
+            return
+        self._start = position
+        proven, self._proven = self._proven, []
+        sync_filesystem(self._vault.directory)
+        try:
+            self._downloads.release(self.file, start, position, proven)
+        except OSError as error:
+            _log.debug("%s keeps its room: %s", self.file, error)
+            self._can_release = False
+
+    def add(self, digest: bytes) -> None:
+        """Note that a content is in the vault."""
+        self._proven.append(digest)
+
+
 def _converse(
-    child: "_Child", file: str, vault: Vault, wishes: Wishes, result: Expanded
+    child: "_Child", used: _Used, vault: Vault, wishes: Wishes, result: Expanded
 ) -> None:
     """Take what one child offers, until it has no more or is dead."""
+    file = used.file
     while (offer := child.next_offer()) is not None:
+        used.up_to(offer.position)
         if child.offers > wishes.most:
             _log.warning("%s offers more contents than the build has", file)
             return
@@ -143,6 +188,7 @@ def _converse(
             if not child.is_in_step:
                 return
         else:
+            used.add(offer.digest)
             result.patched += offer.base is not None
             result.fetched += offer.base is None
 
@@ -196,9 +242,9 @@ class _Child(Closing):
         """Return what the child offers next; None when there is no more to come."""
         letter, body = self._receive()
         if letter == b"F" and len(body) == OFFER.size:
-            digest, size, base = OFFER.unpack(body)
+            digest, size, base, position = OFFER.unpack(body)
             self.offers += 1
-            return Offer(digest, size, None if base == NO_BASE else base)
+            return Offer(digest, size, None if base == NO_BASE else base, position)
         self.is_done = letter == b"Q"
         self.is_in_step = False
         return None

@@ -23,7 +23,7 @@ from olpc_update_query.system.assembly import expand_base, put_together
 from olpc_update_query.system.compressors import Chunk, prepare
 from olpc_update_query.system.privilege import die_with, drop_to
 
-OFFER: Final = struct.Struct("!32sQ32s")
+OFFER: Final = struct.Struct("!32sQ32sQ")
 NO_BASE: Final = bytes(32)
 PACKET: Final = 64 << 10
 _ROOM: Final = 160 << 20  # address space beyond what the child begins with
@@ -135,7 +135,7 @@ def serve(
 def _offer(link: socket.socket, descriptor: int, piece: Piece) -> None:
     frame = piece.frame
     base = frame.base or NO_BASE
-    link.send(b"F" + OFFER.pack(frame.digest, frame.size, base))
+    link.send(b"F" + OFFER.pack(frame.digest, frame.size, base, piece.position))
     with _received(link) as (answer, bases):
         if answer == b"Y":
             _send_content(link, _expanded(link, descriptor, piece, *bases))

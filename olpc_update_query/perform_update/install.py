@@ -7,7 +7,7 @@ the last one, and that is one rename.
 2. The manifest is copied to where only root writes, and must be what the order signs.
 3. A tree that has the build's name already is audited, and used if it is whole.
 4. Otherwise it is made (`making`): planned, given room, linked, filled, audited.
-5. Everything is synced, and the tree gets its name.
+5. Everything is synced, and the tree gets its name; what was fetched is deleted.
 6. The run copy is made, the site's hooks run on it, and it gets its name.
 7. The boot link swings.
 """
@@ -130,6 +130,7 @@ class _Installation:
             accept_manifest(self._order, self._layout, self._downloads, self._work)
             installed = self._ensure_tree()
             ensure_contents(self._order, self._layout, self._work)
+            self._downloads.discard_packs()
             self._ensure_run_copy(hooks)
             self._activate(alternate)
         if self._order.sticky:

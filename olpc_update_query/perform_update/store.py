@@ -8,7 +8,7 @@ and what they lead to is proven by its digest.
 import contextlib
 import io
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -29,6 +29,7 @@ from olpc_update_query.perform_update.walk import (
     open_file,
 )
 from olpc_update_query.system.closing import Closing
+from olpc_update_query.system.files import punch_hole
 
 DELTA: Final = "delta"
 INDEX: Final = "pack.index"
@@ -37,6 +38,9 @@ HAVE: Final = f"{SPOOL}{JOURNAL}"
 INSIDE: Final = "inside"
 FILES: Final = "files"
 CONTENTS: Final = b"contents"
+_PROVEN: Final = "proven"
+_MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHANGE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PACKED: Final = (DELTA, HAVE, INDEX, INSIDE, SPOOL)
 
 
@@ -111,6 +115,47 @@ class Downloads(Closing):
         with contextlib.suppress(OSError):
             return open_file(CONTENTS, self._top)
         return None
+
+    def release(self, file: str, start: int, end: int, proven: Iterable[bytes]) -> None:
+        """Give a stretch of a packed file back to the disk.
+
+        Whoever fetches finds an empty file named after each content, as if it had
+        come whole: it is not fetched again unless the installer asks for it.
+
+        Args:
+            file: `DELTA` or `SPOOL`.
+            start: Offset of the first byte.
+            end: Offset behind the last.
+            proven: Digests of the contents of it that are safe elsewhere.
+
+        Raises:
+            OSError: It cannot be done here.
+        """
+        with self._files() as files:
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(_PROVEN, _MAKE, 0o644, dir_fd=files))
+            for digest in proven:
+                with contextlib.suppress(FileExistsError):
+                    os.link(
+                        *(_PROVEN, digest.hex()),
+                        src_dir_fd=files,
+                        dst_dir_fd=files,
+                        follow_symlinks=False,
+                    )
+        descriptor = os.open(file, _CHANGE, dir_fd=self._top)
+        try:
+            facts = os.fstat(descriptor)
+            is_same = os.path.samestat(facts, os.fstat(self._open[file]))
+            if is_same and facts.st_nlink == 1:  # nobody else's by another name
+                punch_hole(descriptor, start, end)
+        finally:
+            os.close(descriptor)
+
+    def discard_packs(self) -> None:
+        """Delete everything but the manifest, once the tree has its name."""
+        self.drop(*_PACKED)
+        with contextlib.suppress(OSError), self._files() as files:
+            empty_directory(os.dup(files))
 
     def discard(self) -> None:
         """Delete everything, once the build is installed."""

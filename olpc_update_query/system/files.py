@@ -17,6 +17,7 @@ from olpc_update_query import errors
 
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
+_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01  # linux/falloc.h
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 
@@ -127,6 +128,22 @@ def sync_filesystem(path: Path) -> None:
             raise OSError(code, os.strerror(code), str(path))
     finally:
         os.close(descriptor)
+
+
+def punch_hole(descriptor: int, start: int, end: int) -> None:
+    """Give the blocks of a stretch of a file back to the disk.
+
+    Raises:
+        OSError: The file system cannot do that, or is failing.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    fallocate = getattr(library, "fallocate64", None) or library.fallocate
+    stretch = ctypes.c_int64(start), ctypes.c_int64(end - start)
+    if fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, *stretch) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -36,7 +36,7 @@ class Talk:
         packet = self.link.recv(1 << 17)
         if packet[:1] != b"F":
             return packet
-        digest, size, base = OFFER.unpack(packet[1:])
+        digest, size, base, _ = OFFER.unpack(packet[1:])
         return digest, size, base
 
     def take(self, base: Path | None = None) -> bytes:
