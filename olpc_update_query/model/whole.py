@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 PACK_LEVEL = 9
 """zstd's level for full packs, with our parameters: see ``docs/adr/0047``."""
 
+_GREEDY: Final = 3  # zstandard.STRATEGY_GREEDY, which is imported late
 _TUNED: Final[dict[int, dict[str, int]]] = {  # by the largest size
-    16 << 10: {"search_log": 5, "hash_log": 13},
-    128 << 10: {"search_log": 5, "hash_log": 16},
-    256 << 10: {"search_log": 5, "hash_log": 17},
-    1 << 20: {"search_log": 4, "hash_log": 18},
-    8 << 20: {"search_log": 3, "hash_log": 19},
-    1 << 40: {"search_log": 4, "hash_log": 20},
+    16 << 10: {"search_log": 4, "hash_log": 14},
+    128 << 10: {"search_log": 4, "hash_log": 16, "strategy": _GREEDY},
+    256 << 10: {"search_log": 3, "hash_log": 16},
+    1 << 20: {"search_log": 3, "hash_log": 17},
+    8 << 20: {"search_log": 3, "hash_log": 19, "min_match": 5},
+    1 << 40: {"search_log": 4, "hash_log": 20, "min_match": 5},
 }
-_JOBS: Final = {"threads": -1, "job_size": 8 << 20, "overlap_log": 8}
+_JOBS: Final = {"threads": -1, "job_size": 8 << 20, "overlap_log": 6}
 
 
 class _Kept(threading.local):

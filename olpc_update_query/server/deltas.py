@@ -7,8 +7,8 @@ be made long after the old tree is gone, and is always about what was published.
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 from shutil import copyfileobj
@@ -101,15 +101,10 @@ def write_inside(build: Path) -> int:
     Returns:
         How many contents there are.
     """
-    with open(build / "contents", "rb") as stream:
-        known = {entry.digest for entry in ManifestReader(stream)}
     count = 0
     with Archive(build) as pack, _writer(build, build, build) as writer:
-        for frame in pack.frames.values():
-            if frame.size < _MIN_INSIDE or not _is_packed(frame):
-                continue
-            with pack.hold(frame, build) as content:
-                made = _made_of_others(frame, content, known, build)
+        frames = filter(_may_hold_others, pack.frames.values())
+        for made in in_order(partial(_made_of_others, pack), frames):
             if made is not None:
                 writer.add(*made)
                 count += 1
@@ -118,13 +113,16 @@ def write_inside(build: Path) -> int:
     return count
 
 
-def _made_of_others(
-    whole: Frame, content: bytes | mmap, known: AbstractSet[bytes], work: Path
-) -> tuple[Frame, IO[bytes]] | None:
-    with taken_apart(content, work) as apart:
-        if apart is None or not apart.holds_any(known):
+def _may_hold_others(frame: Frame) -> bool:
+    return frame.size >= _MIN_INSIDE and _is_packed(frame)
+
+
+def _made_of_others(pack: Archive, whole: Frame) -> tuple[Frame, IO[bytes]] | None:
+    work = pack.path
+    with pack.hold(whole, work) as content, taken_apart(content, work) as apart:
+        if apart is None or not apart.holds_any(pack.frames):
             return None
-        described = apart.describe(known)
+        described = apart.describe(pack.frames)
     if described is None:
         return None
     inside, raw = described

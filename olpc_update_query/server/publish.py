@@ -5,8 +5,10 @@ renamed at the end: it is there whole or not at all. The same tree gives the sam
 bytes, whenever and wherever it is published with the same zstd library.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,12 +262,9 @@ class _Publisher:
         if sign_order:
             (self.stage / "order").write_bytes(sign_order(facts))
         write_index(self.stage, facts.contents, pack)
-        self.progress.step("taking apart what is compressed")
-        write_inside(self.stage)
+        self._finish_lists()
         deltas = {old: self._write_delta(old) for old in delta_from}
         (self.stage / LINES).unlink()
-        for name in ("contents", "pack.index"):
-            compress(self.stage / name)
         for path in (self.stage, *self.stage.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
         if with_root:
@@ -324,6 +323,17 @@ class _Publisher:
                 archives.append(archive)
             self.progress.step(f"packing {len(files):,} files")
             return write_pack(self.stage, self.tree, files, archives, self.progress)
+
+    def _finish_lists(self) -> None:
+        self.progress.step("taking apart what is compressed")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            work: list[Future[object]] = [
+                pool.submit(compress, self.stage / "contents"),
+                pool.submit(compress, self.stage / "pack.index"),
+                pool.submit(write_inside, self.stage),
+            ]
+        for each in work:
+            each.result()
 
     def _write_delta(self, old: BuildId) -> int:
         self.progress.step(f"making the delta from {old}")
