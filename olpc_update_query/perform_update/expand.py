@@ -35,7 +35,7 @@ from olpc_update_query.system.files import sync_filesystem
 _log = logging.getLogger(__name__)
 
 _MOST_DEATHS: Final = 3
-_RELEASED: Final = 4 << 20  # bytes of a pack whose room is given back at once
+_RELEASED = 4 << 20  # bytes of a pack whose room is given back at once
 _SILENCE: Final = (
     300  # seconds; a child that says nothing for so long is as good as dead
 )

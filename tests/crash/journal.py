@@ -354,7 +354,15 @@ class _Reader:
         if self._file(call, call.args[0]):
             raise ValueError(f"not followed: {call.name}")
 
-    _pwritev = _pwritev2 = _truncate = _fallocate = _creat = _writev
+    _pwritev = _pwritev2 = _truncate = _creat = _writev
+
+    def _fallocate(self, call: Call) -> None:
+        if file := self._file(call, call.args[0]):
+            if "PUNCH_HOLE" not in call.args[1]:
+                raise ValueError(f"not followed: {call}")
+            start, length = number(call.args[2]), number(call.args[3])
+            length = min(length, len(self._now.nodes[file.ino].data) - start)
+            self._put(file, bytes(max(length, 0)), start)
 
     def _put(self, file: File, data: bytes, offset: int) -> None:
         if data:

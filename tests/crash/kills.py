@@ -35,6 +35,7 @@ CHANGING = (
     "write",
     "pwrite64",
     "ftruncate",
+    "fallocate",
     "fchmod",
     "chmod",
     "fchown",

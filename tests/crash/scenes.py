@@ -114,10 +114,15 @@ class Scene:
 
 
 def command(program: str, *words: str) -> int:
-    """Run one of the commands in this process, as its entry point does."""
+    """Run one of the commands in this process, as its entry point does.
+
+    The packs of the scenes are tiny: the room of each content goes back at once.
+    """
     from olpc_update_query.cli.query import query
     from olpc_update_query.cli.update import update
+    from olpc_update_query.perform_update import expand
 
+    expand._RELEASED = 1
     commands: dict[str, click.Command] = {"query": query, "update": update}
     try:
         commands[program].main(list(words), prog_name=program, standalone_mode=False)
