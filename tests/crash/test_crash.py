@@ -59,7 +59,7 @@ def test_without_syncs_it_would_fail(place: Path) -> None:
     assert not any("killed" in line for line in found.failures), "syncs do not matter"
 
 
-CHORE_SHARES = {"rotate": 12, "statement": 12, "publish": 16, "poll": 80}
+CHORE_SHARES = {"rotate": 12, "statement": 6, "publish": 16, "poll": 80}
 
 
 @pytest.mark.parametrize("name", CHORE_SHARES)
