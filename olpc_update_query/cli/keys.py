@@ -25,7 +25,10 @@ def keys(context: click.Context) -> None:
 @common
 @_pass
 def list_keys(given: Common) -> None:
-    """List the trusted keys, and where each is from; also those that are retired."""
+    """List the trusted keys, and where each is from.
+
+    Also those that are retired.
+    """
     from olpc_update_query.system.keyring import load_keys
 
     console = given.console()
@@ -97,10 +100,11 @@ def remove_key(given: Common, key_id: str) -> None:
 @common
 @_pass
 def follow_statements(given: Common, path: Path) -> None:
-    """Follow the signed statements about keys in PATH, or in PATH/keys.sig.
+    """Follow the signed statements about keys in a file.
 
-    Such a file is on the deployment's sticks. It need not be trusted: each statement
-    proves itself, and one that is old or for other keys changes nothing.
+    It is PATH, or PATH/keys.sig. Such a file is on the deployment's sticks. It need not
+    be trusted: each statement proves itself, and one that is old or for other keys
+    changes nothing.
     """
     from olpc_update_query.system.keyring import follow_path
 

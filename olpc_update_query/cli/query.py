@@ -147,9 +147,10 @@ def history(given: Common, lines: int) -> None:
 @common
 @_pass
 def hold(given: Common, duration: str | None) -> None:
-    """Hold updates, for DURATION (such as 12h, 3d or 2w) or until `release`.
+    """Hold updates for a time, or until `release`.
 
-    Leases are never held. A hold ends by itself, after 90 days at the latest.
+    DURATION is such as 12h, 3d or 2w. Leases are never held. A hold ends by itself,
+    after 90 days at the latest.
     """
     from olpc_update_query.run.facts import floor
     from olpc_update_query.run.waiting import set_hold
