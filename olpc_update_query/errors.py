@@ -407,6 +407,8 @@ class NoSpace(TreeError):
     def __str__(self) -> str:
         if self.used_up:
             return f"no more files fit on {self.path}: {self.used_up}"
+        if self.needed <= self.free:  # what had filled it is deleted again
+            return f"not enough space on {self.path}; {self.free:,} bytes are free now"
         return (
             f"not enough space on {self.path}: {self.needed:,} bytes needed, "
             f"{self.free:,} free"
@@ -585,14 +587,19 @@ class SiteError(UpdateError):
     Args:
         where: The file or directory, with the line where it is known.
         reason: What is wrong with it.
+        mend: What to do about it, if it is not what is done about its like.
     """
 
     exit_code = 50
     advice = "`olpc-update-admin check SITE` lists everything that is wrong."
 
-    def __init__(self, where: str, reason: str) -> None:
+    def __init__(self, where: str, reason: str, mend: str = "") -> None:
         super().__init__(where, reason)
-        self.where, self.reason = where, reason
+        self.where, self.reason, self.mend = where, reason, mend
+
+    def hint(self) -> str:
+        """Say what mends it."""
+        return self.mend or self.advice
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
@@ -698,7 +705,10 @@ class PortTaken(SiteError):
     """The server cannot listen where it was told to."""
 
     exit_code = 60
-    advice = "Another server runs there, or the port needs root: give another --port."
+    advice = (
+        "Another server runs there, the port needs root, or this machine has no such "
+        "address: give another --port or --host."
+    )
 
 
 class MissingExtra(SiteError):

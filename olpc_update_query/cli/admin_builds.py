@@ -211,13 +211,14 @@ def mirror(
     key: Path | None,
     with_root: bool,
 ) -> None:
-    """Fetch builds from the site that is served at URL, such as http://national/.
+    """Fetch builds from another site.
 
-    Without --build these are the ones that are assigned here, those that are here and
-    were published anew, and the newest. What is here is not fetched again, and what a
-    cut link or a killed run has fetched is kept: run it again, by a timer for example.
-    A build is served when all of it is here. Started by root, it goes on as the user
-    who owns the site, unless --with-root is given.
+    It is served at URL, such as http://national/. Without --build these are the ones
+    that are assigned here, those that are here and were published anew, and the newest.
+    What is here is not fetched again, and what a cut link or a killed run has fetched
+    is kept: run it again, by a timer for example. A build is served when all of it is
+    here. Started by root, it goes on as the user who owns the site, unless --with-root
+    is given.
 
     URL may also be the directory of a stick that `usb` made.
     """

@@ -14,7 +14,10 @@ from olpc_update_query.server.site import Site
 @SITE
 @click.argument("build", callback=read_build)
 def unpublish(site: Path, build: BuildId) -> None:
-    """Delete the published build BUILD, which must not be assigned any more."""
+    """Delete a published build.
+
+    BUILD must not be assigned any more.
+    """
     from olpc_update_query.server.clearing import unpublish as delete
 
     delete(open_site(site), actor(), build)
@@ -25,9 +28,10 @@ def unpublish(site: Path, build: BuildId) -> None:
 @SITE
 @click.option("--dry-run", is_flag=True, help="Only tell which.")
 def gc(site: Path, dry_run: bool) -> None:
-    """Delete the builds that are not assigned and that no laptop runs.
+    """Delete the builds that nobody needs.
 
-    Of those that `mirror` has brought, the newest stays.
+    They are not assigned, and no laptop runs them. Of those that `mirror` has brought,
+    the newest stays.
     """
     from olpc_update_query.server.clearing import drop_attempts
     from olpc_update_query.server.clearing import unpublish as delete

@@ -44,7 +44,10 @@ def keys() -> None:
 @SITE
 @AS_JSON
 def list_(site: Path, as_json: bool) -> None:
-    """List the keys that laptops trust, those that are retired, and which one signs."""
+    """List the keys, and which of them signs.
+
+    Those that laptops trust, and those that are retired.
+    """
     opened = open_site(site)
     rows = list(_rows(opened))
     if as_json:
@@ -85,10 +88,10 @@ def _rows(site: Site) -> Iterable[dict[str, object]]:
 @_ROLE
 @_NAME
 def rotate(site: Path, role: str, name: str) -> None:
-    """Make a new key, retire the one that signs, and tell every laptop.
+    """Replace the key that signs, and tell every laptop.
 
-    For a site whose statements need one signature. Where several people must sign, use
-    new, draft, sign and publish.
+    A new one is made, and the old one is retired. For a site whose statements need one
+    signature. Where several people must sign, use new, draft, sign and publish.
     """
     from olpc_update_query.server import rotating
 
@@ -106,7 +109,10 @@ def rotate(site: Path, role: str, name: str) -> None:
 @_ROLE
 @_NAME
 def new(site: Path, role: str, name: str) -> None:
-    """Make one more key, which nobody trusts until a statement adds it."""
+    """Make one more key.
+
+    Nobody trusts it until a statement adds it.
+    """
     from olpc_update_query.server.rotating import make_pair
 
     opened = open_site(site)
@@ -140,7 +146,10 @@ def draft(
     threshold: int | None,
     out: Path,
 ) -> None:
-    """Write a statement about keys that people can sign on machines of their own."""
+    """Write a statement about keys, to be signed.
+
+    People can sign it on machines of their own.
+    """
     from olpc_update_query.server import rotating
     from olpc_update_query.system.keyring import read_key
 
@@ -161,7 +170,10 @@ def draft(
 @click.argument("file", type=_FILE)
 @click.option("--key", type=_FILE, required=True, help="The private key to sign with.")
 def sign(file: Path, key: Path) -> None:
-    """Sign the statement in FILE; it needs no site, only FILE and your key."""
+    """Sign a statement about keys.
+
+    It needs no site, only FILE and your key.
+    """
     from olpc_update_query.server import rotating
     from olpc_update_query.server.signing import load_private
 
@@ -175,7 +187,10 @@ def sign(file: Path, key: Path) -> None:
 @SITE
 @click.argument("file", type=_FILE)
 def publish(site: Path, file: Path) -> None:
-    """Hand the statement in FILE to every laptop that asks and lacks it."""
+    """Hand a statement to every laptop that lacks it.
+
+    A laptop is told when it asks. What was cut short is finished by saying it again.
+    """
     from olpc_update_query.server import rotating
 
     opened, raw = open_site(site), _read(file)
@@ -258,7 +273,10 @@ def _write(path: Path, data: bytes) -> None:
 def delegate(
     site: Path, public: Path, role: str | None, days: int, group: str | None, out: Path
 ) -> None:
-    """Let a school's server sign for laptops of this site: d-lease.sig, d-oats.sig."""
+    """Let a school's server sign for laptops of this site.
+
+    What lets it is written to a file, d-lease.sig or d-oats.sig.
+    """
     from olpc_update_query.server.delegating import delegate_laptops
     from olpc_update_query.system.keyring import read_key
 
@@ -272,7 +290,9 @@ def delegate(
             opened, kind, found.der, group=group, now=now, expiry=now + days * DAY
         )
         if not lines:
-            raise SiteError("laptops.csv", "no laptop that may have one has a uuid")
+            reason = "no laptop that may have one has a uuid"
+            mend = f"Import a list with their uuid: {PROGRAM} laptops import SITE FILE"
+            raise SiteError("laptops.csv", reason, mend)
         from olpc_update_query.server.signing import bulk_leases
 
         _write(out, bulk_leases(lines))
@@ -292,7 +312,10 @@ def delegate(
     help="The public key of the site that delegates; it is kept.",
 )
 def accept(site: Path, file: Path, role: str | None, given_by: Path | None) -> None:
-    """Sign by the delegations in FILE (d-lease.sig or d-oats.sig) from now on."""
+    """Sign by what a higher site has delegated.
+
+    FILE is d-lease.sig or d-oats.sig, as `keys delegate` wrote it there.
+    """
     from olpc_update_query.server.delegating import accept_delegations
     from olpc_update_query.system.keyring import read_key
 

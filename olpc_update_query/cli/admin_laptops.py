@@ -56,11 +56,12 @@ def laptops() -> None:
 @SITE
 @click.argument("file", type=click.File("rb"), metavar="FILE.csv")
 def import_(site: Path, file: BinaryIO) -> None:
-    """Add the laptops of a list, or what it says about those that are known.
+    """Add the laptops of a list.
 
-    The first line names the columns: serial, and any of uuid, group, stream, name,
-    stolen. An empty cell keeps what was known. A list with a mistake in it changes
-    nothing at all. FILE.csv may be - for the standard input.
+    Of those that are known it changes what the list says. The first line names the
+    columns: serial, and any of uuid, group, stream, name, stolen. An empty cell keeps
+    what was known. A list with a mistake in it changes nothing at all. FILE.csv may be
+    - for the standard input.
     """
     opened = open_site(site)
     rows = read_rows(file.read(), file.name)
@@ -102,7 +103,10 @@ def list_(site: Path, group: str | None, as_json: bool) -> None:
 @SERIAL
 @AS_JSON
 def show(site: Path, serial: str, as_json: bool) -> None:
-    """Tell everything about one laptop: what it gets and why, what it said last."""
+    """Tell everything about one laptop.
+
+    What it gets and why, and what it said last.
+    """
     from olpc_update_query.server.overview import look_at
     from olpc_update_query.server.reports import Reports
 
@@ -255,7 +259,10 @@ def _lease_many(site: Site, days: int | None, group: str | None) -> None:
 @SERIAL
 @click.option("--clear", is_flag=True, help="It was found again.")
 def stolen(site: Path, serial: str, clear: bool) -> None:
-    """Mark a laptop as stolen: it loses its lease when it next asks."""
+    """Mark a laptop as stolen.
+
+    It loses its lease when it next asks.
+    """
     opened = open_site(site)
     known = _find(opened, serial)
     what = "no longer stolen" if clear else "stolen"

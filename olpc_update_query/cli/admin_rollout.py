@@ -154,6 +154,8 @@ def _tell(site: Site, scope: Scope, assignment: Assignment) -> None:
     rollout = site.rollout()
     told, whole = _count(site, rollout, scope, assignment)
     say(f"That is {told} of the {whole} listed laptops it is for.")
+    if not whole and scope.kind in {Kind.GROUP, Kind.SERIAL}:
+        note(f"No laptop in laptops.csv is {_nobody(scope)}: is it spelled so?")
     if assignment.percent < 100:
         others = assignment.others
         rest = f"stay with build {others}" if others else "are told nothing"
@@ -167,6 +169,10 @@ def _tell(site: Site, scope: Scope, assignment: Assignment) -> None:
         say(f"  {PROGRAM} {words}{option} --percent 100")
     else:
         say(f"Next: {PROGRAM} status {site.path}")
+
+
+def _nobody(scope: Scope) -> str:
+    return f"of group {scope.name}" if scope.kind == Kind.GROUP else scope.name
 
 
 def _count(
@@ -203,7 +209,10 @@ def unassign(
 @click.argument("serial", metavar="SERIAL")
 @click.option("--clear", is_flag=True, help="Let it follow the others again.")
 def pin(site: Path, serial: str, clear: bool) -> None:
-    """Let one laptop keep the build that it runs, whatever the others are told."""
+    """Let one laptop keep the build that it runs.
+
+    Whatever the others are told.
+    """
     opened = open_site(site)
     scope = _scope(None, None, serial) or DEFAULT
     if clear:
@@ -254,7 +263,10 @@ def _pause(site: Path, scope: Scope | None, *, paused: bool) -> None:
 def pause(
     site: Path, stream: str | None, group: str | None, serial: str | None
 ) -> None:
-    """Stop telling laptops to update: all, or those of one assignment."""
+    """Stop telling laptops to update.
+
+    All of them, or those of one assignment. Leases go on.
+    """
     _pause(site, _scope(stream, group, serial), paused=True)
 
 
@@ -291,10 +303,11 @@ def policy(  # noqa: PLR0913, PLR0917 - one parameter for each option
     clear: bool,
     timezone: str | None,
 ) -> None:
-    """Say how long leases last: for a group, a stream, or all others.
+    """Say how long leases last.
 
-    A lease ends at six in the morning of a school day, in the school's time zone. What
-    is not said stays as it was. Without options it tells how it is.
+    For a group, a stream, or all others. A lease ends at six in the morning of a school
+    day, in the school's time zone. What is not said stays as it was. Without options it
+    tells how it is.
     """
     from olpc_update_query.cli.admin_tables import show_leases
     from olpc_update_query.server.overview import lease_shares

@@ -127,7 +127,10 @@ def _announce(site: Site, urls: list[str], user: str | None) -> None:
 @click.command("rsyncd-conf")
 @SITE
 def rsyncd_conf(site: Path) -> None:
-    """Print a configuration for rsync's daemon with a module for each build."""
+    """Print a configuration for rsync's daemon.
+
+    It has a module for each build.
+    """
     from olpc_update_query.server.rsyncd import configuration, served_builds
 
     opened = open_site(site)

@@ -114,7 +114,8 @@ def check(site: Path, packs: bool, as_json: bool) -> None:
             say(f"{site} is in order.")
     if errors:
         what = "error" if errors == 1 else "errors"
-        raise SiteError(str(site), f"{errors} {what} found")
+        mend = "Mend what is listed above, then check again."
+        raise SiteError(str(site), f"{errors} {what} found", mend)
     if not as_json:
         suggest(opened)
 
@@ -123,9 +124,10 @@ def check(site: Path, packs: bool, as_json: bool) -> None:
 @SITE
 @click.password_option(help="Asked for, unless it is given.")
 def password(site: Path, password: str) -> None:
-    """Set the password with which somebody may change things on the pages.
+    """Set the password of the pages.
 
-    Until then the pages only show. A new password ends every login.
+    Who knows it may change things there. Until then the pages only show. A new password
+    ends every login.
     """
     from olpc_update_query.server.login import LONGEST, SHORTEST, set_password
 

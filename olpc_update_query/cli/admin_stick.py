@@ -58,12 +58,12 @@ def usb(
     days: int,
     leases: int | None,
 ) -> None:
-    """Make a stick, mounted at DEST, that updates laptops without a link.
+    """Make a stick that updates laptops without a link.
 
-    It holds what the laptops would be told now if they could ask: the assigned
-    builds with signed orders, statements about keys, and leases if you like. A laptop
-    takes them with `olpc-update --usb`, and leaves a report on the stick, which
-    `reports import` brings home.
+    It is mounted at DEST, and holds what the laptops would be told now if they could
+    ask: the assigned builds with signed orders, statements about keys, and leases if
+    you like. A laptop takes them with `olpc-update --usb`, and leaves a report on the
+    stick, which `reports import` brings home.
     """
     from olpc_update_query.server.stick import (
         Load,
@@ -109,8 +109,9 @@ def _orders(
         key = load_site_key(site, Role.OATS)
         if not key.delegations:
             return sign_orders(builds, key.signer, now, days)
-        reason = "signs for one laptop at a time: make this stick where the keys are"
-        missing: SiteError = SiteError("the key for orders", reason)
+        reason = "signs for one laptop at a time"
+        mend = "Make this stick at the site whose keys the laptops trust."
+        missing: SiteError = SiteError("the key for orders", reason, mend)
     except MissingKey as error:
         missing = error
     if is_limited:

@@ -41,8 +41,13 @@ def recorded(site: Path, clock: Clock, who: str, what: str) -> Iterator[None]:
         yield
     except BaseException as error:
         with contextlib.suppress(OSError):  # the block's own error is what to tell
-            write(f"not done: {what}: {str(error) or type(error).__name__}")
+            write(f"not done: {what}: {_why(error)}")
         raise
+
+
+def _why(error: BaseException) -> str:
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return said or type(error).__name__
 
 
 def _in_one_line(text: str) -> str:

@@ -28,6 +28,10 @@ from olpc_update_query.trust.keys import KeyRing, PublicKey, Role, load_public
 from olpc_update_query.trust.rotation import follow
 
 NEW: Final = "new-"
+_LOST: Final = (
+    "Bring it back from a backup, or work where it is. If it is lost, move its .public "
+    "away and let `keygen` make another, which every laptop then needs to be given."
+)
 
 _log = logging.getLogger(__name__)
 
@@ -57,11 +61,15 @@ def make_keys(site: Site) -> dict[Role, Signer]:
         The keys that were made.
 
     Raises:
+        MissingKey: A public key is there, and the private one is not.
         UnsafeKey: A private key that is there cannot be used.
     """
     os.makedirs(site.keys, exist_ok=True)
     os.chmod(site.keys, 0o700)
     missing = [role for role in Role if not _files(site, role, "private")]
+    for role in missing:
+        if _files(site, role, "public"):
+            raise _missing(site, role)
     made = {}
     for role in missing:
         made[role] = signing.generate()
@@ -123,7 +131,7 @@ def load_key(site: Site, role: Role) -> Signer:
     path = private_path(site, role)
     if not site.statements():
         if not path.exists():
-            raise MissingKey(str(path), f"the site has no private key for {role}")
+            raise _missing(site, role)
         return read_private(site, path)
     ring = site_ring(site)
     for path in _files(site, role, "private"):
@@ -134,7 +142,13 @@ def load_key(site: Site, role: Role) -> Signer:
         signer = read_private(site, path)  # `publish` was stopped before it renamed it
         if any(key.der == signer.public and key.role is role for key in ring):
             return signer
-    raise MissingKey(str(path), f"the site has no private key for {role} in use")
+    raise _missing(site, role, " in use")
+
+
+def _missing(site: Site, role: Role, which: str = "") -> MissingKey:
+    mend = _LOST if _files(site, role, "public") else ""
+    reason = f"the site has no private key for {role}{which}"
+    return MissingKey(str(private_path(site, role)), reason, mend)
 
 
 def load_site_key(site: Site, role: Role) -> SiteKey:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from olpc_update_query.errors import (
     MissingKey,
@@ -30,6 +30,8 @@ from olpc_update_query.trust.rotation import (
     read_statement,
 )
 from olpc_update_query.trust.signature import parse_signature
+
+_LISTED: Final = "`olpc-update-admin keys list SITE` shows which keys there are."
 
 
 class Change(NamedTuple):
@@ -68,11 +70,11 @@ def draft(site: Site, change: Change, now: int) -> bytes:
     try:
         read_statement(raw)
     except TrustError as error:
-        raise SiteError("the statement", error.reason) from error
+        raise SiteError("the statement", error.reason, _LISTED) from error
     left = [key for key in apply(statement, ring) if key.role is change.role]
     if len(left) < statement.threshold:
         reason = f"would leave {len(left)} keys of which {statement.threshold} sign"
-        raise SiteError("the statement", reason)
+        raise SiteError("the statement", reason, _LISTED)
     return raw
 
 
@@ -213,7 +215,7 @@ def find_key(site: Site, role: Role, wanted: str) -> bytes:
     ]
     if len(found) != 1:
         reason = "is no key" if not found else "is more than one key"
-        raise SiteError(wanted, f"{reason} for {role} of this site")
+        raise SiteError(wanted, f"{reason} for {role} of this site", _LISTED)
     return found[0].der
 
 

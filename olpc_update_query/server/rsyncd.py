@@ -77,5 +77,6 @@ def configuration(
 def _quoted(path: Path) -> str:
     text = str(path)
     if "%" in text or not text.isprintable():
-        raise SiteError(text, "rsync cannot serve a path with such characters")
+        reason = "rsync cannot serve a path with such characters"
+        raise SiteError(text, reason, "Move the site to a path without them.")
     return text

@@ -140,7 +140,8 @@ def store_private(path: Path, signer: Signer) -> None:
         signer: The key.
 
     Raises:
-        ConfigError: The file exists, or cannot be written.
+        ConfigError: The file exists.
+        OSError: It cannot be written.
     """
     fresh = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
     try:
@@ -148,8 +149,6 @@ def store_private(path: Path, signer: Signer) -> None:
         os.link(fresh, path)  # whole or not at all, and never over another
     except FileExistsError:
         raise ConfigError(str(path), "it exists; a key is not overwritten") from None
-    except OSError as error:
-        raise ConfigError(str(path), str(error.strerror)) from error
     finally:
         fresh.unlink(missing_ok=True)  # a part of a key is of no use to anybody
     fsync_directory(path.parent)

@@ -257,5 +257,6 @@ def published_orders(
             found[build] = (build.path / ORDER).read_bytes()
         except FileNotFoundError:
             where = f"build {build.build}"
-            raise SiteError(where, "has no signed order: publish it again") from None
+            mend = "Publish it again where the key that signs orders is."
+            raise SiteError(where, "has no signed order", mend) from None
     return found

@@ -84,7 +84,8 @@ def _of_group(site: Site, group: str | None) -> list[Laptop]:
         return laptops
     found = [one for one in laptops if one.group == group]
     if not found:
-        raise SiteError(f"group {group}", "no laptop in laptops.csv is in it")
+        mend = "`olpc-update-admin laptops list SITE` shows the groups."
+        raise SiteError(f"group {group}", "no laptop in laptops.csv is in it", mend)
     return found
 
 
@@ -128,7 +129,8 @@ def sign_orders(
             count = len(serials or ())
             raise SiteError(
                 f"build {build.build}",
-                f"one order cannot name {count} laptops: make a stick for each --group",
+                f"one order cannot name {count} laptops",
+                "Make a stick for each --group.",
             ) from error
     return signed
 

@@ -99,7 +99,8 @@ def _directory(stick: Path) -> Path:
     with stick_errors(place):
         is_there = place.is_dir() and not place.is_symlink()
     if not is_there:
-        raise SiteError(str(place), "no laptop has left a report there")
+        mend = "Is it the stick that laptops had, and could they write on it?"
+        raise SiteError(str(place), "no laptop has left a report there", mend)
     return place
 
 
@@ -110,7 +111,8 @@ def _names(place: Path) -> Iterator[str]:
             if not entry.name.startswith("."):
                 names.append(entry.name)
             if len(names) > MOST:
-                raise SiteError(str(place), f"more than {MOST:,} files are in it")
+                reason = f"more than {MOST:,} files are in it"
+                raise SiteError(str(place), reason, "Is it the stick that laptops had?")
     yield from sorted(names)
 
 

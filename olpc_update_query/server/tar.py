@@ -172,6 +172,8 @@ class _Reader:
             told = -1
         blank = head[:148] + b" " * 8 + head[156:]
         if told not in {sum(blank), sum(struct.unpack("512b", blank))}:
+            if self._at == BLOCK:
+                raise self._fault("it is no tar archive, or its beginning is damaged")
             raise self._fault("a header's checksum is wrong")
         return head
 

@@ -293,6 +293,36 @@ def test_each_command_explains_itself(shell: Shell) -> None:
 # --- the rollout ------------------------------------------------------------------
 
 
+def test_no_line_of_the_help_is_cut_short(shell: Shell) -> None:
+    for group in ([], ["laptops"], ["keys"], ["reports"]):
+        told = shell.good(*group, "--help").partition("Commands:")[2]
+        assert told.strip()
+        assert "..." not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--group", "5b"], "No laptop in laptops.csv is of group 5b"),
+        (["--serial", "SHC99999999"], "No laptop in laptops.csv is SHC99999999"),
+    ],
+)
+def test_an_assignment_that_reaches_nobody_says_so(
+    shell: Shell, site: Site, words: list[str], told: str
+) -> None:
+    ran = shell.run("assign", site.path, "--build", "762", *words)
+    assert ran.code == 0
+    assert told in ran.err
+    assert shell.run("assign", site.path, "--build", "762", "--group", "5B").err == ""
+
+
+def test_a_lost_key_comes_from_a_backup(shell: Shell, site: Site) -> None:
+    (site.keys / "lease.private").unlink()
+    assert "backup" in shell.bad(errors.MissingKey, "keygen", site.path)
+    assert "backup" in shell.bad(errors.MissingKey, "lease", site.path, SERIAL)
+    assert "backup" in shell.run("check", site.path).out
+
+
 def test_an_assignment_says_whom_it_reaches(shell: Shell, site: Site) -> None:
     out = shell.good("assign", site.path, "--build", "760")
     assert "Assigned build 760 to every other laptop." in out
@@ -575,7 +605,8 @@ def test_root_serves_as_the_owner_of_the_site(
         os.chown(path, 65534, 65534)
     shell.good("status", site.path)
     shell.good("stolen", site.path, SERIAL)
-    (site.keys / "lease.private").unlink()
+    for kind in ("private", "public"):
+        (site.keys / f"lease.{kind}").unlink()
     shell.good("keygen", site.path)
     with serve(site.path) as served:
         assert "Runs as nobody, who owns the site." in served.said

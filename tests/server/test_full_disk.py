@@ -1,5 +1,7 @@
 """A full disk costs reports, never a lease; and nothing is left of what failed."""
 
+import os
+import random
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,11 +11,16 @@ from pathlib import Path
 import pytest
 
 from olpc_update_query.errors import NoSpace
+from olpc_update_query.model.wire import parse_build_id
+from olpc_update_query.server import rotating
 from olpc_update_query.server.newsite import create_site
+from olpc_update_query.server.publish import publish
 from olpc_update_query.server.reports import Reports
+from olpc_update_query.trust.keys import Role
 from tests.keys import SERIAL
 from tests.server.served import Served, serve
 from tests.server.sites import LAPTOP, list_laptops, make_site
+from tests.trees import File, build_tree
 
 pytestmark = [pytest.mark.root, pytest.mark.needs("mount")]
 
@@ -84,3 +91,25 @@ def test_a_new_site_is_there_or_not(small: Path) -> None:
     with pytest.raises(NoSpace):
         create_site(small / "mine", "Escuela")
     assert list((small / "mine").iterdir()) == []
+
+
+def test_no_key_changes_on_a_full_disk(small: Path) -> None:
+    site = make_site(small)
+    with site.change("a test", "so that the log has room"):
+        pass
+    before = {path.name: path.read_bytes() for path in site.keys.iterdir()}
+    fill(small)
+    with pytest.raises(NoSpace), site.change("a test", "rotate"):
+        rotating.rotate(site, Role.OATS, "2027", int(time.time()))
+    assert {path.name: path.read_bytes() for path in site.keys.iterdir()} == before
+
+
+def test_what_did_not_fit_and_is_gone_again_is_not_said_to_be_missing(
+    small: Path,
+) -> None:
+    tree = build_tree(small.parent / "tree", {"sbin/init": File("#!", mode=0o755)})
+    (tree / "etc").mkdir()
+    (tree / "etc/noise").write_bytes(random.Random(1).randbytes(1 << 20))
+    with pytest.raises(NoSpace, match=r"not enough space .*; [0-9,]+ bytes are free"):
+        publish(small / "builds", tree, parse_build_id("762"))
+    assert os.listdir(small / "builds") == [".lock"]

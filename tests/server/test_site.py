@@ -17,13 +17,14 @@ from olpc_update_query.errors import (
     DiskFailed,
     MissingKey,
     NoSite,
+    NoSpace,
     SiteExists,
     UnknownBuild,
     UnsafeKey,
 )
 from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server.check import Weight, check_site
-from olpc_update_query.server.keys import LoadedKey, load_key, make_keys
+from olpc_update_query.server.keys import LoadedKey, load_key, make_keys, public_path
 from olpc_update_query.server.laptops import (
     Laptop,
     import_rows,
@@ -439,6 +440,8 @@ def test_changes_are_logged(tmp_path: Path) -> None:
         pass
     with pytest.raises(KeyboardInterrupt), site.recorded("jose", "third"):
         raise KeyboardInterrupt
+    with pytest.raises(NoSpace), site.change("jose", "fourth"):
+        raise OSError(28, "No space left on device")
     assert (site.path / "changes.log").read_text().splitlines() == [
         "20270115T080000Z maria: first",
         "20270115T080000Z maria: that fails",
@@ -446,6 +449,8 @@ def test_changes_are_logged(tmp_path: Path) -> None:
         "20270115T080000Z jose: second 20270115T080000Z maria: a forged line",
         "20270115T080000Z jose: third",
         "20270115T080000Z jose: not done: third: KeyboardInterrupt",
+        "20270115T080000Z jose: fourth",
+        "20270115T080000Z jose: not done: fourth: No space left on device",
     ]
 
 
@@ -608,8 +613,28 @@ def test_no_key_and_a_wrong_key_are_told_apart(tmp_path: Path) -> None:
     (site.keys / "lease.private").unlink()
     with pytest.raises(UnsafeKey, match="no private key"):
         load_key(site, Role.OATS)
-    with pytest.raises(MissingKey):
+    with pytest.raises(MissingKey) as caught:
         load_key(site, Role.LEASE)
+    assert "from a backup" in caught.value.hint(), "laptops trust the one that is gone"
+    (site.keys / "lease.public").unlink()
+    with pytest.raises(MissingKey) as caught:
+        load_key(site, Role.LEASE)
+    assert "keygen" in caught.value.hint()
+    assert "backup" not in caught.value.hint()
+
+
+def test_a_key_that_is_lost_is_not_replaced_unasked(tmp_path: Path) -> None:
+    """The new one would not belong to the public key that laptops have."""
+    site = make_site(tmp_path)
+    for name in ("oats.private", "oats.public", "lease.private"):
+        (site.keys / name).unlink()
+    with pytest.raises(MissingKey, match=r"lease\.private"):
+        make_keys(site)
+    assert [path.name for path in site.keys.iterdir()] == ["lease.public"]
+    (site.keys / "lease.public").unlink()
+    made = make_keys(site)
+    for role in Role:
+        assert public_path(site, role).read_bytes() == made[role].public
 
 
 def test_a_loaded_key_follows_its_file(tmp_path: Path) -> None:
