@@ -142,7 +142,10 @@ def _read_text(path: Path) -> str:
         return read_bounded(path.resolve(), MAX_FILE).decode()
     except OSError as error:
         raise errors.ConfigError(str(path), error.strerror or str(error)) from None
-    except ValueError as error:  # too long, or not UTF-8
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise errors.ConfigError(f"{path}, line {line}", "this is not UTF-8") from None
+    except ValueError as error:
         raise errors.ConfigError(str(path), str(error)) from None
 
 

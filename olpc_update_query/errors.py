@@ -186,6 +186,12 @@ class BuildNotFound(NetworkError):
     exit_code = 13
     advice = "Check the build's name, and that it is published on that server."
 
+    def hint(self) -> str:
+        """Say where to look: on a server, or at a stick."""
+        if self.url.startswith(("/", "file:", "--usb")):
+            return "Check what is on the stick; `olpc-update-admin usb` writes it."
+        return self.advice
+
 
 class SourceFailed(NetworkError):
     """Every source failed before all contents were there; progress is kept."""
@@ -409,6 +415,8 @@ class NoSpace(TreeError):
             return f"no more files fit on {self.path}: {self.used_up}"
         if self.needed <= self.free:  # what had filled it is deleted again
             return f"not enough space on {self.path}; {self.free:,} bytes are free now"
+        if self.needed <= 1:  # nobody knows how many
+            return f"no space is left on {self.path}: {self.free:,} bytes are free"
         return (
             f"not enough space on {self.path}: {self.needed:,} bytes needed, "
             f"{self.free:,} free"
@@ -518,6 +526,7 @@ class ActivationError(UpdateError):
     """The boot link could not be moved; the old build boots."""
 
     exit_code = 40
+    advice = "`olpc-update --installed` shows which builds run, boot, and are sticky."
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

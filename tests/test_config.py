@@ -152,6 +152,13 @@ def test_a_file_that_is_no_text(root: Path, content: bytes) -> None:
         config.load(root)
 
 
+def test_where_a_file_is_no_text(root: Path) -> None:
+    path = root / "etc/olpc-update-query/config.toml"
+    path.write_bytes(b"# fine\n# \xff\n")
+    with pytest.raises(ConfigError, match=r"config\.toml, line 2: this is not UTF-8"):
+        config.load(root)
+
+
 def test_a_directory_for_a_file(root: Path) -> None:
     (root / "etc/olpc-update-query/config.toml").mkdir()
     with pytest.raises(ConfigError, match=r"config\.toml"):

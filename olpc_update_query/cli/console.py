@@ -94,7 +94,9 @@ class Console:
         elif self.level >= Level.LINE:
             self.say(render.closing(outcome, self._clock.now()))
         if outcome.exit_code and self.tells_story:
-            self.say(render.next_query(outcome, self._clock.now()))
+            due = render.next_query(outcome, self._clock.now())
+            if due:
+                self.say(due)
 
     def warn(self, text: str) -> None:
         """Say something that no option silences."""

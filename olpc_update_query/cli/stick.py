@@ -68,6 +68,9 @@ def find(given: Common, path: str) -> tuple[Path, dict[BuildId, Path]]:
     from olpc_update_query.system.sticks import stick_errors
 
     mounted = [Path(path)] if path else sticks(given.root)
+    with stick_errors(Path(path)):
+        if path and not Path(path).is_dir():
+            raise errors.BuildNotFound(path, "there is no such directory")
     for place in mounted or mount_places(given.root):
         with stick_errors(place):
             if is_bare_tree(place) and not on_stick(place):

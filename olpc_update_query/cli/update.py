@@ -97,7 +97,8 @@ def update(
     """
     found = context.ensure_object(Common)
     found.program = PROGRAM
-    if usb is not None and build is None and usb and not Path(usb).exists():
+    is_name = usb and "/" not in usb and not Path(usb).exists()
+    if usb is not None and build is None and is_name:
         build, usb = usb, ""  # `olpc-update --usb 762`: the stick was left out
     wanted = Wanted(build=build, usb=usb, **given)  # type: ignore[arg-type]  # click's
     _require_one_thing(wanted)

@@ -9,10 +9,10 @@ from olpc_update_query.model.messages import BuildId
 from olpc_update_query.perform_update.activate import Layout, Partitioned
 from olpc_update_query.perform_update.plan import Totals
 from olpc_update_query.ports import Progress
+from olpc_update_query.system.files import free_bytes
 
 _RESERVE: Final = 1 << 20  # left free for state, logs and the journal
 _SPARE_INODES: Final = 64
-_EXT4_KEEPS: Final = 4096  # blocks
 
 
 class Need(NamedTuple):
@@ -32,25 +32,11 @@ class Need(NamedTuple):
         """Say whether there is so much."""
         room = os.statvfs(self.path)
         has_inodes = room.f_files == 0 or room.f_ffree >= self.inodes + _SPARE_INODES
-        return has_inodes and usable_bytes(self.path) >= self.size + _RESERVE
+        return has_inodes and free_bytes(self.path) >= self.size + _RESERVE
 
     def refusal(self) -> NoSpace:
         """Return the error that says so with the numbers."""
-        return NoSpace(str(self.path), self.size + _RESERVE, usable_bytes(self.path))
-
-
-def usable_bytes(path: Path) -> int:
-    """Return the bytes that may be written where ``path`` is.
-
-    Root may use what is reserved for it, but not what ext4 keeps for itself: 2 % of
-    the disk, at most 16 MiB of 4 KiB blocks, which ``f_bfree`` counts as free.
-    """
-    room = os.statvfs(path)
-    blocks = room.f_bavail
-    if os.geteuid() == 0:
-        kept = min(room.f_blocks // 50, _EXT4_KEEPS)
-        blocks = max(blocks, room.f_bfree - kept)
-    return blocks * room.f_frsize
+        return NoSpace(str(self.path), self.size + _RESERVE, free_bytes(self.path))
 
 
 def forecast(layout: Layout, totals: Totals, at_hand: int) -> list[Need]:

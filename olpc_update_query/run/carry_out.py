@@ -126,8 +126,8 @@ class CarryOut:
         return replace(outcome, facts={**outcome.facts, **self._named})
 
     def _success(self, installed: Installed) -> Outcome:
-        build, running = installed.build, self._facts.require_layout().running()
-        then = f"; build {running} stays to go back to" if running else ""
+        build, other = installed.build, self._facts.require_layout().alternate()
+        then = f"; build {other} stays to go back to" if other else ""
         text = f"build {build} is installed and boots next{then}"
         facts: dict[str, Json] = {**self._named, **self._slip.read()._asdict()}
         facts |= {

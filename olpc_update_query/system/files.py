@@ -18,6 +18,7 @@ from olpc_update_query import errors
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01  # linux/falloc.h
+_EXT4_KEEPS = 4096  # blocks
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 
@@ -80,12 +81,18 @@ def no_space(path: Path, needed: int) -> errors.NoSpace:
 def free_bytes(path: Path) -> int:
     """Return the bytes this user may still write where ``path`` is or would be.
 
+    Root may use what is reserved for it, but not what ext4 keeps for itself: 2 % of
+    the disk, at most 16 MiB of 4 KiB blocks, which ``f_bfree`` counts as free.
+
     Returns 0 when no directory above the path can be asked.
     """
     room = _room(path)
     if room is None:
         return 0
-    return (room.f_bavail if os.geteuid() else room.f_bfree) * room.f_frsize
+    blocks = room.f_bavail
+    if os.geteuid() == 0:
+        blocks = max(blocks, room.f_bfree - min(room.f_blocks // 50, _EXT4_KEEPS))
+    return blocks * room.f_frsize
 
 
 def _free_inodes(room: os.statvfs_result) -> int:

@@ -7,6 +7,7 @@ a hold does, a disk that refuses to read is an error: see `StateStore.require`.
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -145,9 +146,11 @@ class StateStore:
             return read_bounded(self.directory / name, limit)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            self._warn(name, error.strerror or str(error))
+        except ValueError as error:
             self._warn(name, str(error))
-            return None
+        return None
 
     def _write(self, name: str, data: bytes) -> None:
         path = self.directory / name
@@ -156,7 +159,13 @@ class StateStore:
             replace_file(path, data)
 
     def _warn(self, name: str, reason: str) -> None:
-        _log.warning("%s counts as absent: %s", self.directory / name, reason)
+        _warn_once(self.directory / name, reason)
+
+
+@functools.cache
+def _warn_once(path: Path, reason: str) -> None:
+    """Say it once in a run, which may look at a file several times."""
+    _log.warning("%s counts as absent: %s", path, reason)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
 
+from olpc_update_query import errors
 from tests.bitrot import heal
 from tests.cli.black_box import query, update
 from tests.cli.school import School
@@ -57,6 +58,50 @@ def test_an_order_is_carried_out(school: School) -> None:
     assert places == sorted(places)
     assert wait(school.root) > 12 * HOUR
     assert query(school.root, "--now").lines[0].startswith("nothing to do")
+
+
+def test_what_stays_to_go_back_to_is_the_alternate(school: School) -> None:
+    """Not the build that runs, when that is the one that is wanted again."""
+    assert update(school.root, "762").code == 0
+    done = update(school.root, "760")
+    assert (boots(school.root), boots_alternate(school.root)) == ("760", "762")
+    (line,) = done.lines
+    assert line.endswith("boots next; build 762 stays to go back to")
+
+
+def test_state_that_is_garbage_is_told_once(school: School) -> None:
+    school.server.update = school.order()
+    assert query(school.root, "--now").code == 0
+    files = [path for path in work_of(school.root).rglob("*.json") if path.is_file()]
+    for path in files:
+        path.write_bytes(b"\xff\0")
+    done = query(school.root, "status")
+    assert done.code == 0
+    told = [line for line in done.err.splitlines() if "counts as absent" in line]
+    assert len(told) == len(set(told)) == len(files)
+    done = query(school.root, "-v", "--now")
+    assert done.code == 0, done.err
+    told = done.err.splitlines()
+    assert len(told) == len(set(told)) <= len(files)
+
+
+def test_an_error_is_told_without_empty_lines(school: School) -> None:
+    done = update(school.root, "-v", "999")
+    assert done.code == errors.BuildNotFound.exit_code
+    assert all(line.strip() for line in (*done.lines, *done.err.splitlines()))
+
+
+@pytest.mark.parametrize("name", ["nothing/here", "etc/passwd"])
+def test_a_stick_that_is_not_there(school: School, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "etc/passwd":
+        path.parent.mkdir()
+        path.touch()
+    done = update(school.root, "--usb", str(path))
+    assert done.code == errors.BuildNotFound.exit_code
+    line, hint = done.err.splitlines()
+    assert line == f"olpc-update: {path}: there is no such directory"
+    assert hint.startswith("  hint: Check what is on the stick")
 
 
 def test_the_summary_is_one_line(school: School) -> None:

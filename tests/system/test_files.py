@@ -290,3 +290,8 @@ def test_who_cannot_read_a_lock_cannot_hold_it(
         capture_output=True,
     )
     assert (done.returncode == 0) is can_hold
+
+
+def test_nobody_knows_how_much_was_needed() -> None:
+    told = str(errors.NoSpace("/versions", 1, 0))
+    assert told == "no space is left on /versions: 0 bytes are free"
