@@ -55,7 +55,7 @@ class NoIdentity(ConfigError):
 
 
 class NotPermitted(UpdateError):
-    """The user may not touch what the run has to write."""
+    """The user may not touch what the run has to read or write."""
 
     exit_code = 4
     advice = "Run it as root, or give --root a directory of your own."
@@ -65,7 +65,7 @@ class NotPermitted(UpdateError):
         self.path = path
 
     def __str__(self) -> str:
-        return f"no permission to write {self.path}"
+        return f"no permission to use {self.path}"
 
 
 class StickForbidden(NotPermitted):
@@ -75,9 +75,6 @@ class StickForbidden(NotPermitted):
     advice = (
         "Mount the stick so that you may read and write it, or run the command as root."
     )
-
-    def __str__(self) -> str:
-        return f"no permission to use {self.path}"
 
 
 class Busy(UpdateError):

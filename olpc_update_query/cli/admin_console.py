@@ -131,6 +131,8 @@ def guard() -> Iterator[None]:
         # whoever read our output has seen enough; nor may the end of Python complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_PIPE_CLOSED)
+    except PermissionError as error:
+        sys.exit(_complain(NotPermitted(str(error.filename or "a file"))))
     except OSError as error:
         where = str(error.filename or "the operating system")
         sys.exit(_complain(SiteError(where, error.strerror or str(error))))

@@ -597,6 +597,23 @@ def test_serve_says_where_and_ends_cleanly(site: Site) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(
+    "words", ["check .", "serve .", "keys list .", "publish . builds --build 1"]
+)
+def test_who_may_not_read_the_keys_is_told_so(
+    shell: Shell, site: Site, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    (site.keys / "keys.sig").touch(mode=0o600)
+    monkeypatch.chdir(site.path)  # the way there is closed to others, too
+    os.seteuid(65534)
+    try:
+        told = shell.bad(errors.NotPermitted, *words.split())
+    finally:
+        os.seteuid(0)
+    assert "as the user who owns the site" in told
+
+
+@pytest.mark.root
 def test_root_serves_as_the_owner_of_the_site(
     shell: Shell, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
