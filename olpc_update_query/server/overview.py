@@ -318,10 +318,11 @@ def look_at(site: Site, reports: Reports, laptop: Laptop, now: int) -> dict[str,
         "because": choice.reason,
         "leases": policy.text,
         "leases_because": f"that is said for {whose}",
-        "lease_signed_until": None if lease is None else format_time(lease.expiry),
+        "lease_signed_until": None if lease is None else moment(lease.expiry),
     }
     if state is not None:
-        row = _row_json(row_of(state, site.laptops()))
+        found = row_of(state, site.laptops())
+        row = {**_row_json(found), "asked": found.asked}
         facts |= {f"last_{name}": row[name] for name in _SAID}
         facts["last_report"] = state.report
     facts["events"] = [

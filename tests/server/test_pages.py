@@ -122,6 +122,7 @@ def test_a_laptop_and_a_search(browser: Browser) -> None:
     page = browser.client.get(f"/laptops/{SERIAL}")
     assert "assigned to every other laptop" in page.text
     assert "10.0.0.7" in page.text
+    assert "<th>last asked</th><td>2027-01-15 08:00</td>" in page.text
     assert UUID not in page.text
     assert browser.client.get("/laptops/STRANGER").status_code == 200
     assert browser.client.get(f"/laptops/{OTHER}").status_code == 200
