@@ -6,6 +6,7 @@ published from a directory, from an archive, and with a delta.
 
 import argparse
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def main() -> None:
     parser.add_argument("--old", type=Path, help="your own tree; only read")
     parser.add_argument("--new", type=Path, help="its next version; only read")
     parser.add_argument("--files", type=int, default=27_000)
-    parser.add_argument("--megabytes", type=int, default=1000)
+    parser.add_argument(
+        "--megabytes", type=int, default=1000, help="at most; as this machine has them"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="olpc-publish-", dir="/var/tmp") as name:
         scratch = Path(name)
@@ -35,6 +38,7 @@ def main() -> None:
 
 def _measure(scratch: Path, old: Path, new: Path) -> None:
     site, archive = scratch / "site", scratch / "new.tar"
+    print(f"{_data(old) / 1e6:.0f} MB of data, then {_data(new) / 1e6:.0f} MB")
     _publisher("init", site)
     packed = ("--format=posix", "--xattrs", "--xattrs-include=*", "--sparse")
     run(["tar", "-cf", archive, *packed, "-C", new, "."])
@@ -52,6 +56,16 @@ def _measure(scratch: Path, old: Path, new: Path) -> None:
         _row(what, _publisher("publish", site, tree, *words), base)
         if build != "1":
             shutil.rmtree(site / "builds" / build)
+
+
+def _data(tree: Path) -> int:
+    """Return how many bytes its files hold, holes and further names not counted."""
+    inodes = {
+        facts.st_ino: min(facts.st_size, facts.st_blocks * 512)
+        for path in tree.rglob("*")
+        if stat.S_ISREG((facts := path.lstat()).st_mode)
+    }
+    return sum(inodes.values())
 
 
 def _tar(tree: Path) -> Cost:

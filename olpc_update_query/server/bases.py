@@ -16,6 +16,7 @@ from mmap import mmap
 
 from olpc_update_query.model.manifest import Entry, Kind
 from olpc_update_query.model.pack import BASE_WINDOW, SEGMENT
+from olpc_update_query.server.archive import let_go
 from olpc_update_query.server.packing import Content
 
 _DIGITS = re.compile(rb"[0-9]+")
@@ -177,6 +178,15 @@ class Windows:
             found = self._base.find(sample, max(near - _NEAR, 0), max(near, 0) + _NEAR)
             if found < 0 and searches:
                 searches -= 1
-                found = self._base.find(sample)
+                found = self._find(sample)
             if found >= 0:
                 yield found - offset - at
+
+    def _find(self, sample: bytes) -> int:
+        """Search all of the base, of which little is in memory at a time."""
+        for start in range(0, len(self._base), SEGMENT):
+            found = self._base.find(sample, start, start + SEGMENT + _SAMPLE - 1)
+            let_go(self._base)
+            if found >= 0:
+                return found
+        return -1

@@ -30,6 +30,7 @@ from olpc_update_query.server.archive import (
 from olpc_update_query.server.bases import Windows, choose_bases
 from olpc_update_query.server.packing import (
     DELTA_LEVEL,
+    SPOOLED,
     Content,
     append,
     in_order,
@@ -41,7 +42,7 @@ from olpc_update_query.server.takeapart import taken_apart
 from olpc_update_query.system.closing import Closing
 
 INSIDE = "inside.pack"
-_AHEAD = 256  # a large content takes as long as hundreds of small ones
+_AHEAD = 8 << 20  # a large content takes as long as hundreds of small ones
 _MIN_INSIDE = 64 << 10
 _FEW = 64  # a patch of so small a part of its segment is small enough
 _Packed = Sequence[tuple[Segment, bytes]]
@@ -80,7 +81,9 @@ def write_delta(old: Path, new: Path, target: Path) -> int:
         made = {frame.digest: frame for frame in inside.frames()} if inside else {}
         patcher = _Patcher(old_pack, new_pack, bases, target.parent)
         rest = [content for content in missing if content.digest not in made]
-        for part in in_order(patcher.make, rest, drop=_Part.close, ahead=_AHEAD):
+        for part in in_order(
+            patcher.make, rest, drop=_Part.close, ahead=_AHEAD, weigh=_weight
+        ):
             writer.add(part.frame, part.kept)
         # last, because they are made of the others
         for content in missing:
@@ -215,7 +218,11 @@ def _with_length(header: DeltaHeader, body: int) -> DeltaHeader:
 
 
 def _patch_manifest(old: Path, new: Path) -> _Packed:
-    with _mapped(old) as base, _mapped(new) as content:
+    with (
+        _mapped(old) as base,
+        _mapped(new) as content,
+        in_turn(len(base) + len(content)),
+    ):
         return list(_patch(content, base))
 
 
@@ -253,6 +260,10 @@ class _Part(NamedTuple):
     def close(self) -> None:
         """Forget the bytes."""
         self.kept.close()
+
+
+def _weight(content: Content) -> int:
+    return min(content.size, SPOOLED)
 
 
 class _Patcher:

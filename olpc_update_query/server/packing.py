@@ -46,7 +46,8 @@ _AHEAD = 32
 _ROOM = 24 << 20  # bytes of contents that may be ahead
 _BATCH = 1 << 20
 _MOST = 128  # contents of a batch
-_IN_MEMORY = 256 << 10
+SPOOLED = 256 << 10
+"""The most bytes of what is spooled that stay in memory."""
 _HEAVY = 2 << 20
 _COPY = 1 << 20
 
@@ -136,7 +137,7 @@ def spool(chunks: Iterable[bytes], directory: Path) -> IO[bytes]:
     Returns:
         A file at its first byte.
     """
-    kept: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(directory))  # noqa: SIM115 - it is returned
+    kept: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOLED, dir=str(directory))  # noqa: SIM115 - it is returned
     with ExitStack() as stack:
         stack.callback(kept.close)
         for chunk in chunks:

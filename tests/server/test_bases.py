@@ -110,3 +110,13 @@ def test_windows_follow_the_segment_before() -> None:
     for start in range(8 << 20, 24 << 20, SEGMENT):
         offset, _ = windows.choose(shifted[start : start + SEGMENT], start)
         assert offset == min(max(start - (7 << 20), 0), 16 << 20)
+
+
+@pytest.mark.parametrize("before", [1, 31, 32, 0])
+def test_what_is_searched_for_may_lie_across_two_pieces(before: int) -> None:
+    """A large base is searched in pieces; the one sample that is there counts."""
+    place = (12 << 20) - before
+    sample = BASE[place : place + 32]
+    segment = sample + bytes(SEGMENT - 32)
+    found, _ = Windows(BASE, len(BASE)).choose(segment, 0)
+    assert found == place - (BASE_WINDOW - SEGMENT) // 2
