@@ -45,8 +45,9 @@ class ThrottledTransport(HttpTransport):
     """HTTP whose downloads, all together, keep below a bandwidth.
 
     All connections draw on one account, answers and headers of every kind included. A
-    connection pays in advance for what the kernel may take in before anybody reads; the
-    last bytes are paid for with that. So never more crosses the link than is paid for.
+    connection pays in advance for what the kernel takes in before anybody reads: one to
+    two windows, so one and a half. The last bytes are paid for with that. So hardly
+    more crosses the link at any time than is paid for.
 
     Args:
         user_agent: How we name ourselves.
@@ -68,7 +69,7 @@ class ThrottledTransport(HttpTransport):
             self._session.mount(scheme, _Narrow(self._window))
 
     def _book(self, length: int | None) -> int:
-        advance = 2 * self._window + self._piece + _BEHIND_HEAD
+        advance = self._window * 3 // 2 + self._piece + _BEHIND_HEAD
         if length is not None:
             advance = min(advance, length)
         self.pay(advance)
@@ -102,7 +103,8 @@ class _Slowly(Iterator[bytes]):
     Args:
         transport: Whom to pay.
         chunks: The pieces.
-        advance: Bytes that are paid for already; the last ones to come.
+        advance: Bytes that are paid for already: the first, which may have come with
+            the reply's head, and the last, which wait in the kernel.
         left: Bytes to come, where that is known.
     """
 
@@ -115,16 +117,22 @@ class _Slowly(Iterator[bytes]):
     ) -> None:
         self._transport, self._chunks = transport, chunks
         self._advance, self._left = advance, left
+        self._first = min(advance, _BEHIND_HEAD)
 
     def __next__(self) -> bytes:
         self._transport.wait()
         piece = next(self._chunks)
+        first = min(len(piece), self._first)
+        self._give_back(first)
+        self._first -= first
         if self._left is not None:
             self._left = max(self._left - len(piece), 0)
-            spare = max(self._advance - self._left, 0)
-            self._advance -= spare
-            self._transport.pay(-spare)
+            self._give_back(max(self._advance - self._left, 0))
         return piece
+
+    def _give_back(self, size: int) -> None:
+        self._advance -= size
+        self._transport.pay(-size)
 
     def close(self) -> None:
         """Let go of the connection; what it had paid for may have come unread."""
