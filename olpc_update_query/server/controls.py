@@ -56,7 +56,8 @@ class Controls:
     def assign(self) -> Reply:
         """Let laptops run a build."""
         actor = self._screen.administrator()
-        form = AssignForm.read(request.form, self._site.build_names())
+        builds, known = self._site.build_names(), self._pages.whom()
+        form = AssignForm.read(request.form, builds, known)
         if form.wrong:
             return self._pages.show_index(assign=form, wrong=form.wrong)
         build, percent = parse_build_id(form.build), int(form.percent)

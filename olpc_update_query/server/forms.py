@@ -56,13 +56,17 @@ class AssignForm:
 
     @classmethod
     def read(
-        cls, fields: Mapping[str, str], published: Collection[BuildId]
+        cls,
+        fields: Mapping[str, str],
+        published: Collection[BuildId],
+        known: Collection[Scope],
     ) -> "AssignForm":
         """Read the form.
 
         Args:
             fields: What was sent, which may be anything.
             published: The builds that there are.
+            known: The groups that there are, among others.
         """
         build, kind, name, percent = (
             fields.get(one, "").strip()[:_LONGEST]
@@ -73,6 +77,8 @@ class AssignForm:
             wrong["build"] = "That build is not published."
         if scope is None:
             wrong["name"] = "That is no serial number, group or stream."
+        elif scope.kind is Kind.GROUP and scope not in known:
+            wrong["name"] = "There is no such group or stream."
         elif scope == DEFAULT and name:
             wrong["name"] = "Say what this is the name of, or leave it empty for all."
         if not _is_count(percent, 100):

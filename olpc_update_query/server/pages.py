@@ -166,7 +166,7 @@ class Pages:
         return look(self._site, self._reports, self._clock.now())
 
     def whom(self) -> list[Scope]:
-        """Return for whom there can be leases of another length."""
+        """Return for whom something can be said: groups and streams, and all others."""
         laptops = self._site.laptops().values()
         groups = {Scope(Kind.GROUP, one.group) for one in laptops if one.group}
         streams = {Scope(Kind.STREAM, one.stream) for one in laptops if one.stream}

@@ -287,6 +287,7 @@ def test_a_build_is_assigned(browser: Browser) -> None:
         ({"kind": "planet", "name": "x"}, "name", "no serial number"),
         ({"kind": "serial", "name": "<b>"}, "name", "no serial number"),
         ({"kind": "group"}, "name", "no serial number"),
+        ({"kind": "group", "name": "5b"}, "name", "no such group"),
         ({"kind": ""}, "name", "no serial number"),
         ({"kind": "default", "name": "5B"}, "name", "or leave it empty for all"),
     ],
