@@ -426,16 +426,21 @@ def test_a_login_counts_at_every_worker(school: Stack) -> None:
     assert all(b"Log out" in page for page in pages)
     found = re.search(rb'name="secret" value="([^"]+)"', pages[0])
     assert found is not None
-    form = {"secret": found[1].decode(), "build": OLD, "kind": "group", "name": "5B"}
+    form = {
+        "secret": found[1].decode(),
+        "build": OLD,
+        "kind": "stream",
+        "name": "trial",
+    }
     body = urlencode({**form, "percent": "10"})
     headers = {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded"}
     reply = school.request("POST", "/assign", body, headers, source="127.0.3.1")
     assert reply.status == 303
     assert reply.headers["location"] == "/"
     told = (school.site / "changes.log").read_text()
-    assert "web_127.0.3.1: assign build 760 to group 5B, 10 percent" in told
+    assert "web_127.0.3.1: assign build 760 to stream trial, 10 percent" in told
     pages = [school.request("GET", "/").body for _ in range(12)]
-    assert all(b"group 5B" in page for page in pages)
+    assert all(b"stream trial" in page for page in pages)
 
 
 def test_whoever_guesses_has_to_wait_for_all_workers(school: Stack) -> None:
