@@ -19,7 +19,7 @@ from olpc_update_query.ports import Transport
 from olpc_update_query.run.machine import Machine, network
 from olpc_update_query.system.files import read_bounded
 from olpc_update_query.system.keyring import STATEMENTS
-from olpc_update_query.system.sticks import is_failing, stick_errors
+from olpc_update_query.system.sticks import is_failing, refused, stick_errors
 
 ORDER = "order"
 LARGEST_ORDER = 64 * 1024 + 1
@@ -195,6 +195,7 @@ def read_whole(transport: Transport, url: str, limit: int) -> bytes:
         NoAnswer: It is longer than ``limit`` bytes.
         BuildNotFound: It is not there.
         NetworkError: It cannot be had.
+        StickFailed: It is on a stick that cannot be read.
     """
     if url.startswith("file://"):
         return _read_file(Path(unquote(url.removeprefix("file://"))), limit)
@@ -210,6 +211,8 @@ def _read_file(path: Path, limit: int) -> bytes:
     try:
         return read_bounded(path, limit)
     except OSError as error:
-        raise errors.BuildNotFound(str(path), str(error)) from None
+        if is_failing(error):
+            raise refused(error, path) from None
+        raise errors.BuildNotFound(str(path), error.strerror or str(error)) from None
     except ValueError:
         raise errors.NoAnswer(str(path), f"it is longer than {limit} bytes") from None

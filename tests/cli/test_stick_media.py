@@ -178,6 +178,29 @@ def test_pulled_out_before_it_is_read(
     assert not (school.root / "security/lease.sig").exists()
 
 
+def test_pulled_out_before_it_mends(school: School, tmp_path: Path) -> None:
+    pytest.importorskip("mfusepy")
+    image, where = tmp_path / "image", tmp_path / "mnt"
+    fill(school, "ext4", image, where)
+    damaged = school.root / "versions/pristine/760/etc/motd"
+    damaged.write_bytes(b"something else")
+    words = ("--verify", "760", "--repair", "--usb", str(where))
+    with (
+        media.plugged_in(image, tmp_path / "socket") as (device, socket),
+        media.mounted("ext4", device, where) as stick,
+    ):
+        assert sum(path.stat().st_size for path in stick.rglob("*"))
+        socket.pull_out_after(0)
+        done = update(school.root, *words)
+        assert done.code == errors.StickFailed.exit_code, done
+        assert damaged.read_bytes() == b"something else"
+        socket.plug_in()
+    with media.mounted("ext4", image, where):
+        done = update(school.root, *words)
+    assert done.code == 0, done
+    assert damaged.read_bytes() == b"old words"
+
+
 def test_reports_that_cannot_be_read(shell: Shell, tmp_path: Path) -> None:
     """Those that can be are kept, and the next try brings the others."""
     pytest.importorskip("mfusepy")
