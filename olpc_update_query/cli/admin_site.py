@@ -1,5 +1,6 @@
 """A site's own commands: make it, give it keys, look at it."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -122,22 +123,31 @@ def check(site: Path, packs: bool, as_json: bool) -> None:
 
 @click.command()
 @SITE
-@click.password_option(help="Asked for, unless it is given.")
-def password(site: Path, password: str) -> None:
+@click.option("--password", help="Asked for, unless it is given.")
+def password(site: Path, password: str | None) -> None:
     """Set the password of the pages.
 
     Who knows it may change things there. Until then the pages only show. A new password
-    ends every login.
+    ends every login. Where nobody can be asked it is the first line of the standard
+    input.
     """
     from olpc_update_query.server.login import LONGEST, SHORTEST, set_password
 
-    if not SHORTEST <= len(password) <= LONGEST:
-        raise click.BadParameter(f"it must have at least {SHORTEST} characters")
     opened = open_site(site)
+    password = _asked() if password is None else password
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise click.BadParameter(f"it must have {SHORTEST} to {LONGEST} characters")
     with opened.change(who(), "set the password of the pages"):
         set_password(opened.keys, password)
     say("Whoever knows it can log in on the pages.")
     note("Over plain http others can read it: use it in a network that you trust.")
+
+
+def _asked() -> str:
+    """Return the password that is typed, twice, or is piped in."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    return str(click.prompt("Password", hide_input=True, confirmation_prompt=True))
 
 
 COMMANDS = (init, keygen, password, status, check)

@@ -1,5 +1,6 @@
 import json
 import os
+import pty
 import re
 import shlex
 import signal
@@ -16,6 +17,7 @@ from olpc_update_query.cli.admin import admin
 from olpc_update_query.model.messages import Query
 from olpc_update_query.model.wire import format_time, parse_build_id
 from olpc_update_query.server.leasepolicy import lease_end
+from olpc_update_query.server.login import Door
 from olpc_update_query.server.records import Poll
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
@@ -314,6 +316,55 @@ def test_an_assignment_that_reaches_nobody_says_so(
     assert ran.code == 0
     assert told in ran.err
     assert shell.run("assign", site.path, "--build", "762", "--group", "5B").err == ""
+
+
+PASSWORD = "corréct horse"
+
+
+def knows(site: Site, password: str) -> bool:
+    return Door(site.keys, SystemClock().now).open(password, "10.0.0.7") is not None
+
+
+def test_the_password_of_the_pages_is_piped_in(site: Site) -> None:
+    words = [*COMMAND, "password", str(site.path)]
+    done = subprocess.run(
+        words, input=f"{PASSWORD}\n", capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1), done.stderr
+    assert "can log in" in done.stdout
+    assert knows(site, PASSWORD)
+    assert not knows(site, "another horse")
+
+
+def test_the_password_of_the_pages_is_asked_for_twice(site: Site) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "password", str(site.path)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as running:
+        seen = ""
+        for prompt in ("Password: ", "confirmation: "):
+            while prompt not in seen:
+                seen += os.read(ours, 1000).decode()
+            os.write(ours, f"{PASSWORD}\n".encode())
+        while "in a network that you trust" not in seen:
+            seen += os.read(ours, 1000).decode()
+        assert running.wait(30) == 0
+    os.close(ours)
+    os.close(theirs)
+    assert "horse" not in seen, "it is not shown"
+    assert knows(site, PASSWORD)
+
+
+@pytest.mark.parametrize("password", ["short", "x" * 1001])
+def test_a_password_that_will_not_do(shell: Shell, site: Site, password: str) -> None:
+    ran = shell.run("password", site.path, "--password", password)
+    assert ran.code == 2
+    assert "8 to 1000 characters" in ran.err
+    assert not (site.path / "changes.log").exists()
 
 
 def test_a_lost_key_comes_from_a_backup(shell: Shell, site: Site) -> None:
