@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from olpc_update_query.model.inside import MAX_COPIES, Copy, Inside, Kind, Member, Part
-from olpc_update_query.server.archive import map_file
+from olpc_update_query.server.archive import let_go, map_file
 from olpc_update_query.system.compressors import (
     can_make,
     header_length,
@@ -105,16 +105,17 @@ class Apart(NamedTuple):
         Returns:
             The description, and the bytes for its segments.
         """
+        _, _, _, begin, end = self.stretch
+        rest = len(self.content) - end
+        copies, between = self._copies(known)
+        if begin + rest + sum(stop - start for start, stop in between) > _MAX_GAPS:
+            return None
         part = self._settings()
         if part is None:
             return None
-        _, _, _, begin, end = self.stretch
-        rest = len(self.content) - end
         parts = (Part(Kind.RAW, begin), part, Part(Kind.RAW, rest))
-        copies, gaps = self._copies(known)
+        gaps = [self.inner[start:stop] for start, stop in between]
         gaps = [self.content[:begin], *gaps, self.content[end:]]
-        if sum(map(len, gaps)) > _MAX_GAPS:
-            return None
         description = Inside(tuple(part for part in parts if part.size), (), copies)
         return description, b"".join(gaps)
 
@@ -140,23 +141,27 @@ class Apart(NamedTuple):
             if self.content[place : place + len(chunk)] != chunk:
                 return False
             place += len(chunk)
+            let_go(self.content)
         return place == end
 
-    def _copies(self, known: Container[bytes]) -> tuple[tuple[Copy, ...], list[bytes]]:
-        """Find contents of the build inside, and return what lies between them too."""
+    def _copies(
+        self, known: Container[bytes]
+    ) -> tuple[tuple[Copy, ...], list[tuple[int, int]]]:
+        """Find contents of the build inside, and where what lies between them is."""
         copies: list[Copy] = []
-        gaps: list[bytes] = []
+        between: list[tuple[int, int]] = []
         place, skip = 0, self.stretch.begin
         for begin, end in cpio_files(self.inner):
             if end - begin < _MIN_COPY or len(copies) == MAX_COPIES:
                 continue
             with memoryview(self.inner) as view, view[begin:end] as file:
                 digest = hashlib.sha256(file).digest()
+            let_go(self.inner)
             if digest in known:
-                gaps.append(self.inner[place:begin])
+                between.append((place, begin))
                 copies.append(Copy(skip + begin - place, digest))
                 place, skip = end, 0
-        return tuple(copies), [*gaps, self.inner[place:]]
+        return tuple(copies), [*between, (place, len(self.inner))]
 
 
 @contextlib.contextmanager
@@ -291,6 +296,7 @@ def _drain(
             return None
         place += len(piece)
         size += out.write(decompressor.decompress(piece))
+        let_go(content)
     return place - len(decompressor.unused_data)
 
 
@@ -355,3 +361,4 @@ _CANDIDATES: Final = {
 def _pieces(content: Bytes) -> Iterator[bytes]:
     for start in range(0, len(content), _CHUNK):
         yield content[start : start + _CHUNK]
+        let_go(content)

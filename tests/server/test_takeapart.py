@@ -11,6 +11,7 @@ import pytest
 
 from olpc_update_query.errors import CorruptContent
 from olpc_update_query.model.inside import Kind
+from olpc_update_query.server import takeapart
 from olpc_update_query.server.takeapart import cpio_files, taken_apart
 from olpc_update_query.system.assembly import expand_base, put_together
 from tests.system.test_compressors import text
@@ -110,6 +111,20 @@ def test_an_initrd_is_made_of_the_modules_of_its_tree(tmp_path: Path) -> None:
     assert made[0] == content
     assert made[1] < 3000, "what is left are the headers"
     assert again(content, tmp_path, MODULE)[1] > len(OTHER)  # type: ignore[index]
+
+
+def test_much_between_copies_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known before it is in memory, and before settings are looked for."""
+    monkeypatch.setattr(takeapart, "_MAX_GAPS", 60_000)
+    monkeypatch.setattr(takeapart, "_IN_MEMORY", 1000)
+    content = gzip.compress(cpio({"m.ko": MODULE}), 9, mtime=0)
+    made = again(content, tmp_path, MODULE)
+    assert made is not None
+    assert made[0] == content
+    monkeypatch.setattr(takeapart, "make", None)
+    assert again(content, tmp_path, OTHER) is None
 
 
 def test_files_of_an_archive() -> None:
