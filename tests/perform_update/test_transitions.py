@@ -89,7 +89,7 @@ class School:
     def cut(self, kind: str) -> int:
         """Fetch until the source dies; return how many bytes that brought."""
         if kind == "directory":
-            with pytest.raises(errors.SourceFailed):
+            with pytest.raises(errors.StickFailed):
                 self.fetch(kind, CUT)
             return CUT
         with self.reach(kind, CUT) as (url, relay):
