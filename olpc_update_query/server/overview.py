@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import NEVER_EXPIRES
-from olpc_update_query.model.wire import format_time
+from olpc_update_query.model.wire import format_time, parse_time
 from olpc_update_query.server.laptops import Laptop
 from olpc_update_query.server.leasepolicy import LeasePolicy, choose
 from olpc_update_query.server.records import Concern, Position, State, is_failure
@@ -318,11 +318,10 @@ def look_at(site: Site, reports: Reports, laptop: Laptop, now: int) -> dict[str,
         "because": choice.reason,
         "leases": policy.text,
         "leases_because": f"that is said for {whose}",
-        "lease_signed_until": None if lease is None else moment(lease.expiry),
+        "lease_signed_until": None if lease is None else format_time(lease.expiry),
     }
     if state is not None:
-        found = row_of(state, site.laptops())
-        row = {**_row_json(found), "asked": found.asked}
+        row = _row_json(row_of(state, site.laptops()))
         facts |= {f"last_{name}": row[name] for name in _SAID}
         facts["last_report"] = state.report
     facts["events"] = [
@@ -345,6 +344,16 @@ def row_of(state: State, laptops: Mapping[str, Laptop]) -> Row:
         asked=moment(state.asked),
         lease=_lease(state.lease_expiry),
     )
+
+
+def for_people(facts: Mapping[str, Json]) -> dict[str, Json]:
+    """Return what is known of a laptop with its times as people read them."""
+    times = {
+        name: moment(parse_time(text))
+        for name in ("last_asked", "lease_signed_until")
+        if isinstance(text := facts.get(name), str) and text
+    }
+    return {**facts, **times}
 
 
 def moment(seconds: int) -> str:

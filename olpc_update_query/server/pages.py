@@ -14,7 +14,14 @@ from olpc_update_query.server.exports import csv_lines, metrics
 from olpc_update_query.server.forms import AssignForm, LeaseForm, value_of
 from olpc_update_query.server.laptops import Laptop, normal_serial
 from olpc_update_query.server.login import TooManyTriesError
-from olpc_update_query.server.overview import Overview, look, look_at, row_of, rows
+from olpc_update_query.server.overview import (
+    Overview,
+    for_people,
+    look,
+    look_at,
+    row_of,
+    rows,
+)
 from olpc_update_query.server.records import Concern
 from olpc_update_query.server.refusals import NO_LAPTOP, NO_SERIAL, Refused
 from olpc_update_query.server.reports import Reports
@@ -140,7 +147,8 @@ class Pages:
         if named not in known and state is None:
             raise Refused(NotFound.code, NO_LAPTOP)
         laptop = known.get(named, Laptop(named))
-        facts = look_at(self._site, self._reports, laptop, self._clock.now())
+        found = look_at(self._site, self._reports, laptop, self._clock.now())
+        facts = for_people(found)
         events = facts.pop("events")
         return self._screen.show(
             "laptop.html",
