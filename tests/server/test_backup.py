@@ -57,7 +57,7 @@ def test_a_copy_of_a_live_site_serves(tmp_path: Path) -> None:
             known.append(dict(answered))
             subprocess.run(["cp", "-a", site.path, copy], check=True)
         total = len(answered)
-    assert total > 60
+    assert total >= 60
     for copy, before in zip(copies, known, strict=True):
         restored = Site(copy, SystemClock())
         found = check_site(restored, SystemClock().now())

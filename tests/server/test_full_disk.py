@@ -63,7 +63,7 @@ def test_it_answers_and_keeps_reports_when_there_is_room(small: Path) -> None:
         ask(server)
         page = server.get("/")
         assert page.status == 500
-        assert b"not enough space" in page.body
+        assert b"no space is left" in page.body
         filler.unlink()
         deadline = time.monotonic() + 20
         while server.get("/").status != 200:
