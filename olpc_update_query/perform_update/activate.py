@@ -13,10 +13,12 @@ from pathlib import Path
 
 from olpc_update_query.errors import (
     ActivationError,
+    Malformed,
     NoAlternate,
     NotInstalled,
     NoVersions,
 )
+from olpc_update_query.model.manifest import MAX_HEADER, parse_header
 from olpc_update_query.model.messages import BuildId
 from olpc_update_query.perform_update.builds import (
     OURS,
@@ -112,6 +114,14 @@ class Layout(Builds, abc.ABC):
             InstalledTree(build, self.pristine(build), self.contents(build))
             for build in dict.fromkeys(order)
             if self.pristine(build).is_dir() and self.contents(build).is_file()
+        ]
+
+    def unknown(self) -> list[BuildId]:
+        """Return the builds without a manifest of ours: nobody knows their files."""
+        return [
+            build
+            for build in builds_in(self.versions / "pristine")
+            if not _has_header(self.contents(build))
         ]
 
     # --- what may go --------------------------------------------------------------
@@ -384,3 +394,12 @@ class Partitioned(Layout):
         elif os.path.lexists(link):
             os.unlink(link)
             fsync_directory(link.parent)
+
+
+def _has_header(manifest: Path) -> bool:
+    try:
+        with open(manifest, "rb") as file:
+            parse_header(file.readline(MAX_HEADER + 1))
+    except (OSError, Malformed):
+        return False
+    return True

@@ -93,6 +93,27 @@ def test_first_installation_takes_the_whole_pack(world: World, tmp_path: Path) -
     assert world.near.names() == ["contents.zst", "pack.index.zst", "pack"]
 
 
+@pytest.mark.parametrize(
+    "manifest", [None, b"", b"\x00\x1fan old one"], ids=["none", "empty", "of old"]
+)
+def test_a_build_whose_files_are_not_known_is_told(
+    world: World, manifest: bytes | None
+) -> None:
+    contents = world.layout.contents(world.old.name)
+    contents.unlink()
+    if manifest is not None:
+        contents.write_bytes(manifest)
+    world.fetch()
+    told = [step for step in world.progress.steps if "build 760" in step]
+    assert str(contents) in told[0]
+    assert len(told) == 1
+
+
+def test_nothing_is_told_of_builds_that_are_known(world: World) -> None:
+    world.fetch()
+    assert not [step for step in world.progress.steps if "rsync only" in step]
+
+
 def test_build_with_the_same_contents_costs_only_its_manifest(
     world: World, tmp_path: Path
 ) -> None:
