@@ -1,10 +1,12 @@
 """What publishing costs, beside reading and hashing the same tree once by tar.
 
 The first build packs everything. The second one changes what an upgrade changes: it is
-published from a directory, from an archive, and with a delta.
+published from a directory, from an archive, and with a delta. What is still to be
+written to the disk is written before each of them.
 """
 
 import argparse
+import os
 import shutil
 import stat
 import tempfile
@@ -69,10 +71,12 @@ def _data(tree: Path) -> int:
 
 
 def _tar(tree: Path) -> Cost:
+    os.sync()
     return run(["sh", "-c", 'tar -cf - -C "$0" . | sha256sum', tree])
 
 
 def _publisher(*words: str | Path) -> Cost:
+    os.sync()
     cost = run([program("olpc-update-admin"), *words])
     if cost.code:
         raise SystemExit(cost.output)

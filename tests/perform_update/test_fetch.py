@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from olpc_update_query import errors
+from olpc_update_query.model.wire import BuildId
 from olpc_update_query.perform_update.fetch import FetchReport, fetch
 from olpc_update_query.perform_update.sources import spool as spool_module
 from olpc_update_query.system import files, privilege
@@ -99,7 +100,7 @@ def test_first_installation_takes_the_whole_pack(world: World, tmp_path: Path) -
 def test_a_build_whose_files_are_not_known_is_told(
     world: World, manifest: bytes | None
 ) -> None:
-    contents = world.layout.contents(world.old.name)
+    contents = world.layout.contents(BuildId("760"))
     contents.unlink()
     if manifest is not None:
         contents.write_bytes(manifest)
