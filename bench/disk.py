@@ -5,7 +5,6 @@ is used of it is looked at fifty times a second. rsync makes its tree beside the
 one in the same way; it makes no run copy. Takes root.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -15,9 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import trees
 from bench.school import CommandFailedError
-from bench.update import Bench, Sample
+from bench.update import Bench, Sample, make_parser, parse, prepare
 
 _LOOK = 0.02  # seconds
 _MIB = 1 << 20
@@ -41,16 +39,10 @@ class Room(NamedTuple):
 
 def main() -> None:
     """Measure and print."""
-    options = _parse()
+    options = parse(make_parser("bench.disk", __doc__, "update-disk"))
     scratch: Path = options.scratch
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(mode=0o755)
-    old, new = options.tree_a, options.tree_b
-    if old is None:
-        old, new = scratch / "old", scratch / "new"
-        trees.make_first(old, files=6000, megabytes=150)
-        trees.make_second(old, new)
-    bench = Bench(scratch, old.resolve(), new.resolve(), 0.0)
+    old, new = prepare(options)
+    bench = Bench(scratch, old, new, 0.0)
     bench.publish(apart=False)
     build = _blocks(new)
     print(f"the build: {build / 1e6:.1f} MB in blocks")
@@ -58,11 +50,7 @@ def main() -> None:
         f"{'MB':28}{'files':>8}{'names':>8}{'after':>8}{'peak':>8}{'over':>8}"
         f"{'of files':>10}{'of build':>10}"
     )
-    for name, way in (
-        ("ours, delta pack", bench.ours),
-        ("ours, ranges of full pack", bench.ours_without_delta),
-        ("rsync --link-dest -z", bench.rsync),
-    ):
+    for name, way in bench.ways().items():
         room = _measure(bench, scratch, way, build)
         over = room.peak - room.files
         figures = (room.files, room.names, room.after, room.peak, over)
@@ -70,19 +58,6 @@ def main() -> None:
         shares = f"{over / room.files:10.1%}{over / build:10.1%}"
         print(f"{name:28}{line}{shares}")
     shutil.rmtree(scratch)
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench.disk", description=__doc__)
-    parser.add_argument("--tree-a", type=Path, help="old tree (only read)")
-    parser.add_argument("--tree-b", type=Path, help="new tree (only read)")
-    parser.add_argument(
-        "--scratch", type=Path, default=Path("/var/tmp/olpc-update-disk")
-    )
-    options = parser.parse_args()
-    if (options.tree_a is None) != (options.tree_b is None):
-        parser.error("give both trees or none")
-    return options
 
 
 def _measure(

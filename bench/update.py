@@ -34,25 +34,20 @@ class Sample(NamedTuple):
 
 def main() -> None:
     """Measure and print."""
-    options = _parse()
+    parser = make_parser("bench.update", __doc__, f"update-bench-{os.getuid()}")
+    parser.add_argument("-n", "--runs", type=int, default=3, help="runs of each")
+    parser.add_argument(
+        "--scattered", type=int, metavar="N", help="small files that changed"
+    )
+    parser.add_argument(
+        "--delay", type=float, default=0.0, help="seconds of delay each way"
+    )
+    options = parse(parser)
     scratch: Path = options.scratch
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(mode=0o755)
-    old, new = options.tree_a, options.tree_b
-    if old is None:
-        old, new = scratch / "old", scratch / "new"
-        trees.make_first(old, files=6000, megabytes=150)
-        if options.scattered:
-            trees.change_small_files(old, new, options.scattered)
-        else:
-            trees.make_second(old, new)
-    bench = Bench(scratch, old.resolve(), new.resolve(), options.delay)
+    old, new = prepare(options, scattered=options.scattered)
+    bench = Bench(scratch, old, new, options.delay)
     published = bench.publish(apart=bool(options.scattered))
-    ways = {
-        "ours, delta pack": bench.ours,
-        "ours, ranges of full pack": bench.ours_without_delta,
-        "rsync --link-dest -z": bench.rsync,
-    }
+    ways = bench.ways()
     if options.scattered:
         del ways["ours, delta pack"]
     table: dict[str, list[Sample]] = {name: [] for name in ways}
@@ -63,26 +58,41 @@ def main() -> None:
     shutil.rmtree(scratch)
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench.update", description=__doc__)
-    parser.add_argument("-n", "--runs", type=int, default=3, help="runs of each")
+def make_parser(prog: str, about: str | None, scratch: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that say which trees, and where to work."""
+    parser = argparse.ArgumentParser(prog=prog, description=about)
     parser.add_argument("--tree-a", type=Path, help="old tree (only read)")
     parser.add_argument("--tree-b", type=Path, help="new tree (only read)")
     parser.add_argument(
-        "--scattered", type=int, metavar="N", help="small files that changed"
+        "--scratch", type=Path, default=Path(f"/var/tmp/olpc-{scratch}")
     )
-    parser.add_argument(
-        "--delay", type=float, default=0.0, help="seconds of delay each way"
-    )
-    parser.add_argument(
-        "--scratch",
-        type=Path,
-        default=Path(f"/var/tmp/olpc-update-bench-{os.getuid()}"),
-    )
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the options; both trees were given, or none."""
     options = parser.parse_args()
     if (options.tree_a is None) != (options.tree_b is None):
         parser.error("give both trees or none")
     return options
+
+
+def prepare(
+    options: argparse.Namespace, *, scattered: int | None = None
+) -> tuple[Path, Path]:
+    """Empty the scratch directory, and return the trees, made there if need be."""
+    scratch: Path = options.scratch
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o755)
+    if options.tree_a is not None:
+        return options.tree_a.resolve(), options.tree_b.resolve()
+    old, new = scratch.resolve() / "old", scratch.resolve() / "new"
+    trees.make_first(old, files=6000, megabytes=150)
+    if scattered:
+        trees.change_small_files(old, new, scattered)
+    else:
+        trees.make_second(old, new)
+    return old, new
 
 
 class Bench:
@@ -93,6 +103,14 @@ class Bench:
         self._delay = delay
         self._school = School(scratch / "site")
         self._wanted = compare.survey(new)
+
+    def ways(self) -> dict[str, Callable[[Path], Sample]]:
+        """Return the ways to get the second tree, by name."""
+        return {
+            "ours, delta pack": self.ours,
+            "ours, ranges of full pack": self.ours_without_delta,
+            "rsync --link-dest -z": self.rsync,
+        }
 
     def publish(self, *, apart: bool) -> list[Cost]:
         """Publish both, or the second as if it were the first, and assign that."""

@@ -3,7 +3,6 @@
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote
 
 from olpc_update_query import errors
 from olpc_update_query.model.messages import (
@@ -19,6 +18,7 @@ from olpc_update_query.run.by_hand import ByHand
 from olpc_update_query.run.carry_out import rsync_options
 from olpc_update_query.run.facts import look
 from olpc_update_query.run.machine import Machine, Parcel, as_asker
+from olpc_update_query.run.places import path_of
 from olpc_update_query.system.files import disk_errors
 from olpc_update_query.system.lent import lend
 
@@ -96,7 +96,7 @@ class Legacy(ByHand):
         """Return the directory that the tree is in, if it is in one."""
         if is_remote(self._tree_url):
             return None
-        return Path(unquote(self._tree_url.removeprefix("file://"))).resolve()
+        return path_of(self._tree_url).resolve()
 
     def _fetch_tree(self, layout: Layout, parcel: Parcel) -> None:
         machine, local = self._machine, self._local()

@@ -128,6 +128,11 @@ def url_of(path: Path) -> str:
     return f"file://{quote(str(path.resolve()))}/"
 
 
+def path_of(url: str) -> Path:
+    """Return what a ``file:`` URL names; a path stays what it is."""
+    return Path(unquote(url.removeprefix("file://")))
+
+
 # --- orders ------------------------------------------------------------------------
 
 
@@ -198,7 +203,7 @@ def read_whole(transport: Transport, url: str, limit: int) -> bytes:
         StickFailed: It is on a stick that cannot be read.
     """
     if url.startswith("file://"):
-        return _read_file(Path(unquote(url.removeprefix("file://"))), limit)
+        return _read_file(path_of(url), limit)
     data = bytearray()
     for chunk in transport.get(url).chunks:
         data += chunk

@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote
 
 from olpc_update_query import errors
 from olpc_update_query.model import canonical
@@ -53,6 +52,7 @@ from olpc_update_query.run.places import (
     has_statements,
     newest,
     on_stick,
+    path_of,
     url_of,
 )
 from olpc_update_query.run.trial import settle
@@ -284,8 +284,7 @@ def _read(place: str) -> bytes:
     except FileNotFoundError:  # it was there when the stick was looked at
         raise errors.StickFailed(place, "its order is not there any more") from None
     except OSError as error:
-        path = Path(unquote(place.removeprefix("file://"))) / ORDER
-        raise refused(error, path) from None
+        raise refused(error, path_of(place) / ORDER) from None
     except ValueError as error:
         raise errors.NoAnswer(place, str(error)) from None
 

@@ -193,8 +193,7 @@ def mirror(  # noqa: PLR0913 - what an administrator chooses, and whom it is tol
         if not names:
             wanted = _of_use(site, here, listed)
             _drop_stages(site.builds, wanted)
-        told = who, clock, progress
-        job = _Mirror(site, upstream, *told, with_root=with_root)
+        job = _Mirror(site, upstream, who, clock, progress, with_root=with_root)
         wrong: list[errors.TrustError] = []
         for build in wanted:
             try:

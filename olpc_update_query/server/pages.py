@@ -194,9 +194,7 @@ class Pages:
             token = self._screen.door.open(request.form.get("password", ""), address)
         except TooManyTriesError:
             wrong = "Too many wrong passwords; try again in a few minutes."
-            return self._screen.show(
-                "login.html", None, TooManyRequests.code, wrong=wrong
-            )
+            return self._ask_again(TooManyRequests.code, wrong)
         if token is None:
             wrong = "That was not the password."
             return self._ask_again(Forbidden.code, wrong)

@@ -5,12 +5,11 @@ renamed at the end: it is there whole or not at all. The same tree gives the sam
 bytes, whenever and wherever it is published with the same zstd library.
 """
 
-import ctypes
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +32,7 @@ from olpc_update_query.ports import Progress
 from olpc_update_query.server.archive import LINES, Archive, Remains, digest_of
 from olpc_update_query.server.deltas import write_delta, write_inside
 from olpc_update_query.server.fit import check_bootable
+from olpc_update_query.server.heap import give_back_large_blocks
 from olpc_update_query.server.packing import (
     Pack,
     iter_chunks,
@@ -56,7 +56,6 @@ __all__ = ["OrderFacts", "Published", "check_build", "publish"]
 NORMAL_TIME_NS = 315_532_800 * 1_000_000_000
 """What ``normalize_times`` gives every path: 1980-01-01, which any format can hold."""
 
-_MMAP_THRESHOLD = -3  # malloc.h, M_MMAP_THRESHOLD
 _DAY_NS = 86_400 * 1_000_000_000
 _LISTS = 10  # level of zstd for them; more is slow, and saves little below 17
 _STAGE = ".tmp-"
@@ -142,7 +141,7 @@ def publish(  # noqa: PLR0913 - all that an administrator may choose
         Busy: Another tree is being published here.
         NoSpace, NotPermitted, DiskFailed: It cannot be written.
     """
-    _give_back_large_blocks()
+    give_back_large_blocks()
     with disk_errors(site_builds):
         site_builds.mkdir(parents=True, exist_ok=True)
         with hold_builds(site_builds, f"publish {build}"):
@@ -161,12 +160,6 @@ def publish(  # noqa: PLR0913 - all that an administrator may choose
                     must_boot=must_boot,
                     progress=told,
                 ).publish(build, delta_from, with_root, sign_order)
-
-
-def _give_back_large_blocks() -> None:
-    """Let freed ones go back to the system: glibc learns to keep them otherwise."""
-    with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 2 << 20)
 
 
 @contextmanager

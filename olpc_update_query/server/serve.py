@@ -1,7 +1,5 @@
 """Runs the application under waitress, in one process, until it is told to stop."""
 
-import contextlib
-import ctypes
 import errno
 import os
 import pwd
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from olpc_update_query.errors import PortTaken
 from olpc_update_query.server.crowd import Crowd, Listener
+from olpc_update_query.server.heap import share_one_heap
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -24,7 +23,6 @@ _Found: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, _Ad
 EVERYWHERE: Final = ""
 """The host that stands for all addresses of this machine."""
 
-_ARENA_MAX: Final = -8  # malloc.h, M_ARENA_MAX
 _MAX_REQUEST: Final = 16 * 1024
 _SILENCE = 60
 _CLEANUP = 10
@@ -166,7 +164,7 @@ def run(
 
     from olpc_update_query.server.hasty import HastyChannel
 
-    _share_one_heap()
+    share_one_heap()
     TcpWSGIServer.channel_class = HastyChannel
     if not trusted:  # behind a proxy everybody comes from the same address
         crowd = Crowd()
@@ -189,9 +187,3 @@ def run(
         server.run()
     finally:
         server.close()
-
-
-def _share_one_heap() -> None:
-    """Give the threads one heap: of their own ones each grows to what a page needs."""
-    with contextlib.suppress(AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
