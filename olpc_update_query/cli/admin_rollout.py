@@ -73,9 +73,8 @@ def _scope(stream: str | None, group: str | None, serial: str | None) -> Scope |
 @click.option(
     "--percent",
     type=click.IntRange(0, 100),
-    default=100,
-    show_default=True,
-    help="How many of 100 laptops; raising it only adds laptops.",
+    help="How many of 100 laptops; raising it only adds laptops.  [default: as before, "
+    "100 for a new build]",
 )
 @click.option(
     "--allow-downgrade/--no-allow-downgrade",
@@ -111,7 +110,7 @@ def assign(  # noqa: PLR0913, PLR0917 - one parameter for each option
     stream: str | None,
     group: str | None,
     serial: str | None,
-    percent: int,
+    percent: int | None,
     allow_downgrade: bool | None,
     sticky: bool | None,
     reboot: str | None,

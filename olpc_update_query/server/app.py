@@ -80,7 +80,7 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
         _log.warning("what was cut short stays as it is: %s", error)
     reports = Reports(site.reports, patient=True)
     app = Flask("olpc_update_query.server")
-    app.url_map.merge_slashes = False
+    app.url_map.merge_slashes = app.url_map.strict_slashes = False  # no redirects
     app.extensions["reports"] = reports
     count = settings.behind_proxies
     answerer = Answerer(site, reports, clock)

@@ -2,14 +2,17 @@
 
 One line per laptop under a line of column names: ``serial,uuid,group,stream,name,
 stolen``. Only ``serial`` is required, and the columns may stand in any order. Lists
-come out of spreadsheets, so a byte-order mark and semicolons or tabs between the
-fields are understood. A list is read whole or not at all.
+come out of spreadsheets, so a byte-order mark, UTF-16, semicolons or tabs between the
+fields, empty columns at the end and the Spanish names of the columns are understood. A
+list is read whole or not at all.
 """
 
+import codecs
 import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Final, NamedTuple
 
 from olpc_update_query.errors import BadImport, DamagedSite, Malformed
@@ -17,9 +20,18 @@ from olpc_update_query.model.wire import parse_serial, parse_token, parse_uuid, 
 
 COLUMNS: Final = ("serial", "uuid", "group", "stream", "name", "stolen")
 
-_YES: Final = {"stolen", "yes", "true", "1", "x"}
+_SPANISH: Final = {
+    "serie": "serial",
+    "grupo": "group",
+    "canal": "stream",
+    "nombre": "name",
+    "robado": "stolen",
+}
+_YES: Final = {"stolen", "yes", "true", "1", "x", "robado", "sí", "si"}
 _NO: Final = {"no", "false", "0"}
 _XO_SERIAL: Final = re.compile(r"[A-Z]{3}[0-9A-F]{8}", re.IGNORECASE)
+_ZIP: Final = b"PK\x03\x04"
+_QUOTED: Final = re.compile(r'"(?:[^"]|"")*+("?)')
 _MAX_TEXT: Final = 64
 
 Cells = dict[str, str]
@@ -113,24 +125,24 @@ class _Sheet:
     """A list of laptops as rows of cells, with the place of each for messages."""
 
     def __init__(self, data: bytes, file: str, error: type[DamagedSite]) -> None:
-        self._file, self._error = file, error
+        self._file, self._error, self._line = file, error, 1
         text = self._decode(data)
-        first = text.split("\n", 1)[0]
-        mark = max(",;\t", key=first.count)
+        self._text, self._mark = text, _separator(text)
         lines = io.StringIO(text, newline="")
-        self._reader = csv.reader(lines, delimiter=mark, strict=True)
-        self._line = 0
+        self._reader = csv.reader(lines, delimiter=self._mark, strict=True)
 
     def _decode(self, data: bytes) -> str:
+        is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         try:
-            return data.decode("utf-8-sig")
+            return data.decode("utf-16" if is_wide else "utf-8-sig")
         except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
-            raise self._error(
-                f"{self._file}, line {line}, byte {column}",
-                "is not UTF-8; save the sheet as CSV UTF-8",
-            ) from error
+            before = data[: error.start].decode("latin-1")
+            self._line = before.count("\n") + 1
+            column = _Cells(before.rpartition("\n")[2], _separator(before)).column
+            wrong = "is not UTF-8"
+            if data.startswith(_ZIP):
+                self._line, column, wrong = 1, 1, "is a spreadsheet and no CSV"
+            raise self.fault(column, f"{wrong}; save the sheet as CSV UTF-8") from error
 
     def fault(self, column: int, reason: str) -> DamagedSite:
         where = f"{self._file}, line {self._line}, column {column}"
@@ -141,17 +153,61 @@ class _Sheet:
         while True:
             self._line = self._reader.line_num + 1
             try:
-                row = [cell.strip() for cell in next(self._reader)]
+                cells = [cell.strip() for cell in next(self._reader)]
             except StopIteration:
                 return
             except csv.Error as error:
-                raise self.fault(1, f"is not CSV: {error}") from error
-            if any(row):
-                yield row
+                lines = io.StringIO(self._text, newline="")
+                row = "".join(islice(lines, self._line - 1, self._reader.line_num))
+                found = _Cells(row, self._mark)
+                wrong = found.fault or f"is not CSV: {error}"
+                raise self.fault(found.column, wrong) from error
+            if any(cells):
+                yield cells
+
+
+def _separator(text: str) -> str:
+    """Return what stands between the cells, by the first line."""
+    return max(",;\t", key=text.split("\n", 1)[0].count)
+
+
+class _Cells:
+    """Looks for what is wrong in a row that is not CSV.
+
+    Args:
+        text: The row, which quoted cells may spread over lines.
+        mark: What stands between the cells.
+
+    Attributes:
+        column: The cell that is wrong, or the last one; the first is 1.
+        fault: What is wrong with it; empty if nothing is wrong with its quotes.
+    """
+
+    def __init__(self, text: str, mark: str) -> None:
+        self.column, self.fault = 0, ""
+        place = -1
+        while place < len(text):
+            self.column, place = self.column + 1, place + 1
+            quoted = _QUOTED.match(text, place)
+            if quoted is None:
+                place = text.find(mark, place)
+                if place < 0:
+                    return
+                continue
+            place = quoted.end()
+            if not quoted[1]:
+                self.fault = "a quotation mark is opened here and never closed"
+                return
+            if text[place : place + 1] not in {mark, "\r", "\n", ""}:
+                self.fault = "something follows the closing quotation mark"
+                return
 
 
 def _read_columns(sheet: _Sheet, rows: Iterator[list[str]]) -> list[str]:
     names = [cell.lower() for cell in next(rows, [])]
+    while names and not names[-1]:
+        names.pop()
+    names = [_SPANISH.get(name, name) for name in names]
     for number, name in enumerate(names, 1):
         if name not in COLUMNS:
             known = ", ".join(COLUMNS)

@@ -41,7 +41,7 @@ def assign(
     actor: Actor,
     scope: Scope,
     build: BuildId,
-    percent: int,
+    percent: int | None,
     **wanted: object,
 ) -> Assignment:
     """Let laptops run a build.
@@ -51,7 +51,8 @@ def assign(
         actor: Who says so.
         scope: For whom.
         build: The build; it must be published.
-        percent: How many of 100 laptops.
+        percent: How many of 100 laptops; None: as before, and all where the build is
+            new.
         **wanted: Other attributes of the assignment; None keeps what was said before.
 
     Returns:
@@ -64,6 +65,9 @@ def assign(
     """
     site.need_build(build)
     said = {name: value for name, value in wanted.items() if value is not None}
+    if percent is None:
+        old = site.rollout().assignments.get(scope)
+        percent = 100 if old is None or old.build != build else old.percent
     what = f"assign build {build} to {scope}, {percent} percent"
     with site.change(actor.name, what):
         new = succeed(site.rollout().assignments.get(scope), build, percent)

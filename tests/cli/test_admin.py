@@ -405,8 +405,10 @@ def test_everything_can_be_said_of_an_assignment(shell: Shell, site: Site) -> No
     shell.good("assign", site.path, "--build", "762", "--percent", "7")
     found = site.rollout().assignments[DEFAULT]
     assert (found.percent, found.allow_downgrade, found.sticky) == (7, True, True)
-    shell.good("assign", site.path, "--build", "762", "--no-allow-downgrade")
-    assert not site.rollout().assignments[DEFAULT].allow_downgrade
+    out = shell.good("assign", site.path, "--build", "762", "--no-allow-downgrade")
+    assert "(7 percent)" in out
+    found = site.rollout().assignments[DEFAULT]
+    assert (found.percent, found.allow_downgrade) == (7, False)
     shell.good("assign", site.path, "--build", "760")
     assert not site.rollout().assignments[DEFAULT].sticky
 

@@ -171,9 +171,64 @@ def test_header_tricks(served: Served, header: bytes, wanted: int) -> None:
 def test_a_length_and_chunks_are_one_request(served: Served) -> None:
     """What follows the last chunk is not taken for a second request."""
     body = b"0\r\n\r\n" + get(b"/status.json")
-    said = served.raw(post(FORMS[0], body, b"Transfer-Encoding: chunked\r\n"))
-    assert said.count(b"HTTP/1.1 ") == 1
+    for version in (b"1.1", b"1.0"):
+        octets = post(FORMS[0], body, b"Transfer-Encoding: chunked\r\n")
+        octets = octets.replace(b"close", b"keep-alive", 1)
+        said = served.raw(octets.replace(b"HTTP/1.1", b"HTTP/" + version, 1))
+        assert said[8:12] == b" 400", said
+        assert said.count(b" 400 Bad Request\r\n") == said.count(b"Server:") == 1
+        assert b"laptops" not in said
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        *(b"0x5\r\nabcde", b"+5\r\nabcde", b"-5\r\nabcde", b"5;a\nb\r\nabcde"),
+        *(b"5\nabcde", b"5\r\nabcdefg", b"5 \x0b\r\nabcde"),
+    ],
+    ids=repr,
+)
+def test_odd_chunks_are_no_request(served: Served, chunk: bytes) -> None:
+    head = b"POST /antitheft/1/ HTTP/1.1\r\nHost: h\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
+    said = served.raw(head + chunk + b"\r\n0\r\n\r\n" + get(b"/status.json"))
+    assert said.startswith(b"HTTP/1.1 400")
     assert b"laptops" not in said
+
+
+@pytest.mark.parametrize("line", [b"GET / HTTP/2.0", b"GET / HTTP/1.10", b"GET /"])
+def test_versions_that_are_not_ours(served: Served, line: bytes) -> None:
+    assert status(served, line + b"\r\nHost: h\r\n\r\n") == 400
+
+
+@pytest.mark.parametrize(
+    "path", ["/builds", "/login/", "/laptops/", "/builds//762/contents", "//h2.example"]
+)
+def test_no_redirect_names_the_host_that_was_asked_for(
+    served: Served, path: str
+) -> None:
+    for host in (b"evil.example", b"a b<script>"):
+        said = served.raw(get(path.encode()).replace(b"Host: h", b"Host: " + host))
+        assert b"evil" not in said
+        assert b"<script>" not in said
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Cookie: " + b"; ".join(b"a%d=b" % number for number in range(1500)),
+        b"Cookie: " + b"olpc-update-admin=x; " * 500,
+        b"Cookie: olpc-update-admin=." + b"eJ" * 7000 + b".a.b",
+        b'Cookie: olpc-update-admin="\\377\\000\xff.a.b"; =; ;;;',
+        b"Accept-Language: " + b"es;q=0.5," * 1600,
+        b"Accept-Language: es;q=nan, en;q=1e999, ;;q=\xff, *",
+        b"Accept-Encoding: gzip;q=9, br, " + b"x," * 7000,
+    ],
+    ids=lambda header: header[:36].decode("latin-1"),
+)
+def test_a_page_for_odd_headers(served: Served, header: bytes) -> None:
+    said = served.raw(get(b"/laptops?" + b"q=1&" * 100, header + b"\r\n"))
+    assert said.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,12 @@ FULL_LAPTOP = Laptop(SERIAL, UUID, "5B", "testing", "Ana", stolen=True)
         pytest.param(
             f"serial,stolen\n{SERIAL},no\n", [Laptop(SERIAL)], id="not stolen"
         ),
+        pytest.param(
+            f"Serie;uuid;Grupo;canal;nombre;robado\r\n{SERIAL};{UUID};5B;testing;Ana;sí\r\n",
+            [FULL_LAPTOP],
+            id="Spanish",
+        ),
+        pytest.param(f"serial;;;\n{SERIAL};;;\n", [Laptop(SERIAL)], id="empty columns"),
         pytest.param("serial\n", [], id="nobody"),
     ],
 )
@@ -295,10 +301,34 @@ def test_laptops_are_read(data: str, found: list[Laptop]) -> None:
             f"serial,name\n{SERIAL},{'x' * 65}\n", "line 2, column 2", "64", id="long"
         ),
         pytest.param(
-            f'serial,name\n"{SERIAL}"x,Ana\n', "line 2", "not CSV", id="bad quotes"
+            f'serial,name\n"{SERIAL}"x,Ana\n',
+            "line 2, column 1",
+            "follows the closing",
+            id="bad quotes",
         ),
         pytest.param(
-            f'serial,name\n{SERIAL},"Ana\n', "line 2", "not CSV", id="open quote"
+            f'serial,name,group\nA1,"A ""1"", B",C\n{SERIAL},"A, ""B"","Ana\n',
+            "line 3, column 2",
+            "follows the closing",
+            id="bad quotes in the middle",
+        ),
+        pytest.param(
+            f'serial;name\r\n{SERIAL};"Ana\r\nA1;Eva ""\r\n',
+            "line 2, column 2",
+            "never closed",
+            id="open quote",
+        ),
+        pytest.param(
+            f"serial,group,name\n{SERIAL},,{'x' * 200_000}\n",
+            "line 2, column 3",
+            "not CSV",
+            id="an endless cell",
+        ),
+        pytest.param(
+            f"serial,,name\n{SERIAL},,Ana\n",
+            "line 1, column 2",
+            "'' is no column",
+            id="a column without a name",
         ),
         pytest.param(
             f'name,serial\n"A\nB",{SERIAL}\n',
@@ -315,10 +345,36 @@ def test_a_mistake_in_a_list_is_named(data: str, where: str, told: str) -> None:
     assert told in str(caught.value)
 
 
-def test_a_list_must_be_utf8() -> None:
-    data = f"serial,name\n{SERIAL},Iñaki\n".encode("latin-1")
-    with pytest.raises(BadImport, match=r"line 2, byte 14.*UTF-8"):
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        pytest.param(
+            f'serial;group;name\r\n{SERIAL};"5;B";Iñaki\r\n'.encode("cp1252"),
+            r"line 2, column 3: is not UTF-8; save the sheet as CSV UTF-8",
+            id="Excel's plain CSV in Spanish",
+        ),
+        pytest.param(
+            b"PK\x03\x04\n\xff",
+            r"line 1, column 1: is a spreadsheet",
+            id="a spreadsheet",
+        ),
+        pytest.param(
+            b"\xff\xfes\0e\0\0\xd8", r"line 1, column 1: is not UTF-8", id="half UTF-16"
+        ),
+    ],
+)
+def test_a_list_in_another_encoding_says_where(data: bytes, told: str) -> None:
+    with pytest.raises(BadImport, match=told):
         read_rows(data, "list.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_list_may_be_utf16(encoding: str) -> None:
+    """As Excel saves it under the name of Unicode text."""
+    mark = "\ufeff" if encoding.endswith("be") else ""
+    text = f"{mark}serial\tname\r\n{SERIAL}\tIñaki\r\n"
+    found = read_rows(text.encode(encoding), "list.csv")
+    assert found == {SERIAL: {"serial": SERIAL, "name": "Iñaki"}}
 
 
 def test_an_import_adds_and_changes_and_removes_nobody() -> None:
