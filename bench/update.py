@@ -109,6 +109,7 @@ class Bench:
         return {
             "ours, delta pack": self.ours,
             "ours, ranges of full pack": self.ours_without_delta,
+            "ours, from an original build": self.ours_from_original,
             "rsync --link-dest -z": self.rsync,
         }
 
@@ -170,6 +171,11 @@ class Bench:
         finally:
             aside.rename(delta)
 
+    def ours_from_original(self, root: Path) -> Sample:
+        """The same on a laptop whose build came without a manifest of ours."""
+        (root / "versions/contents" / OLD).unlink()
+        return self.ours(root)
+
     def rsync(self, root: Path) -> Sample:
         """Do it as ``rsync --link-dest`` would, compressed."""
         text = rsyncd.configuration({"root": self._new})
@@ -198,13 +204,13 @@ def _print(published: list[Cost], table: dict[str, list[Sample]]) -> None:
     for cost, name in zip(published, (OLD, f"{NEW} with a delta"), strict=True):
         print(f"publish {name}: {cost.seconds:.1f} s, {cost.peak / 1024:.0f} MB")
     print(
-        f"{'':26}{'down':>12}{'up':>10}{'requests':>9}{'s':>7}{'CPU s':>7}"
+        f"{'':28}{'down':>12}{'up':>10}{'requests':>9}{'s':>7}{'CPU s':>7}"
         f"{'MB':>7}{'MB, all':>9}{'disk MB':>9}"
     )
     for name, samples in table.items():
         costs = [sample.cost for sample in samples]
         print(
-            f"{name:26}{median(each.traffic.down for each in samples):12,.0f}"
+            f"{name:28}{median(each.traffic.down for each in samples):12,.0f}"
             f"{median(each.traffic.up for each in samples):10,.0f}"
             f"{median(each.traffic.requests for each in samples):9.0f}"
             f"{median(cost.seconds for cost in costs):7.2f}"

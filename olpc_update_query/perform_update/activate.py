@@ -108,20 +108,24 @@ class Layout(Builds, abc.ABC):
 
     def installed(self) -> list[InstalledTree]:
         """Return the builds that have a manifest; the running one comes first."""
-        first = [self.running(), self.current(), self.alternate()]
-        order = [*filter(None, first), *builds_in(self.versions / "pristine")]
         return [
             InstalledTree(build, self.pristine(build), self.contents(build))
-            for build in dict.fromkeys(order)
-            if self.pristine(build).is_dir() and self.contents(build).is_file()
+            for build in self._trees()
+            if self.contents(build).is_file()
         ]
 
     def unknown(self) -> list[BuildId]:
-        """Return the builds without a manifest of ours: nobody knows their files."""
+        """Return the builds without a manifest of ours; the running one comes first."""
         return [
-            build
-            for build in builds_in(self.versions / "pristine")
-            if not _has_header(self.contents(build))
+            build for build in self._trees() if not _has_header(self.contents(build))
+        ]
+
+    def _trees(self) -> list[BuildId]:
+        """Return the builds whose tree is there; the running one comes first."""
+        first = [self.running(), self.current(), self.alternate()]
+        order = [*filter(None, first), *builds_in(self.versions / "pristine")]
+        return [
+            build for build in dict.fromkeys(order) if self.pristine(build).is_dir()
         ]
 
     # --- what may go --------------------------------------------------------------

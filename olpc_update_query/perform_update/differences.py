@@ -148,6 +148,13 @@ def compare_xattrs(entry: Entry, where: int | bytes) -> Iterator[Difference]:
         yield _difference(entry, Aspect.XATTRS, _listed(wanted), _listed(found))
 
 
+def read_xattrs(where: int | bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the extended attributes that belong to a build, sorted by name."""
+    names = sorted(map(os.fsencode, _names(where)))
+    recorded = (name for name in names if name.startswith(_RECORDED))
+    return tuple((name, _value(where, name)) for name in recorded)
+
+
 def _names(where: int | bytes) -> list[str]:
     try:
         if isinstance(where, int):

@@ -119,27 +119,15 @@ def fetch(  # noqa: PLR0913 - all that a download depends on
         NoSpace: It cannot fit.
         TreeError: The disk is failing.
     """
-    intake = Intake(order, layout.installed(), downloads, wanted, progress, clock)
+    intake = Intake(order, layout, downloads, wanted, progress, clock)
     with intake:
         health = Health(state, clock)
         fetcher = _Fetcher(intake, transport, rsync or RsyncOptions(), health)
-        if not intake.has_manifest:
-            _tell_of_unknown(layout, progress)
         try:
             fetcher.run()
         finally:
             health.save()
         return fetcher.report()
-
-
-def _tell_of_unknown(layout: Layout, progress: Progress) -> None:
-    """Say why files that are there are fetched all the same."""
-    for build in layout.unknown():
-        where = layout.contents(build)
-        progress.step(
-            f"the files of build {build} are of use to rsync only: {where} is not the "
-            "manifest that `olpc-update-admin publish` makes"
-        )
 
 
 class _Fetcher:

@@ -22,6 +22,7 @@ from olpc_update_query.perform_update.space import forecast, make_room
 from olpc_update_query.perform_update.stage import Staged, stage
 from olpc_update_query.perform_update.store import Downloads
 from olpc_update_query.perform_update.supply import Supply
+from olpc_update_query.perform_update.unknown import trees_to_use
 from olpc_update_query.perform_update.vault import Vault
 from olpc_update_query.perform_update.walk import remove_tree
 from olpc_update_query.perform_update.work import Workbench
@@ -120,9 +121,12 @@ class Maker:
     def _fitting_plan(self, vault: Vault) -> Plan:
         """Plan, and delete what may go until the plan fits."""
         while True:
+            trees = trees_to_use(
+                self._layout, self._work.contents, self._work.store, self._progress
+            )
             plan = make_plan(
                 self._work.contents,
-                self._layout.installed(),
+                trees,
                 self._work.store / _PLAN,
                 distrust=self._distrust,
                 apart=self._apart,

@@ -254,6 +254,16 @@ class Stage:
             )
 
     @contextlib.contextmanager
+    def from_original(self) -> Iterator[Scene]:
+        """The first poll of a laptop whose build has no manifest of ours."""
+        with self.serve(orders=True) as url:
+            self.lay_out(url)
+            (self.root / "versions/contents/760").write_bytes(b"of a format of old")
+            yield self._scene(
+                "first", poll, ("760", None), ("762", "760"), on_trial="762"
+            )
+
+    @contextlib.contextmanager
     def lease_only(self) -> Iterator[Scene]:
         """The daily poll: a lease, and nothing to install."""
         with self.serve(orders=False) as url:
@@ -446,6 +456,7 @@ class Stage:
     def scenes(self) -> "list[Callable[[], contextlib.AbstractContextManager[Scene]]]":
         return [
             self.poll_and_install,
+            self.from_original,
             self.lease_only,
             self.by_hand,
             self.by_stick,

@@ -20,6 +20,7 @@ pytestmark = [
 ]
 SHARES = {
     "poll_and_install": 40,
+    "from_original": 40,
     "lease_only": 4,
     "by_hand": 40,
     "by_stick": 40,

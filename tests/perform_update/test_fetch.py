@@ -112,7 +112,7 @@ def test_a_build_whose_files_are_not_known_is_told(
 
 def test_nothing_is_told_of_builds_that_are_known(world: World) -> None:
     world.fetch()
-    assert not [step for step in world.progress.steps if "rsync only" in step]
+    assert not [step for step in world.progress.steps if "could serve" in step]
 
 
 def test_build_with_the_same_contents_costs_only_its_manifest(

@@ -325,13 +325,17 @@ def test_a_sticky_order(laptop: Laptop, new: Build, tmp_path: Path) -> None:
     assert laptop.layout.is_sticky(new.name)
 
 
-def test_a_legacy_build_without_our_manifest_is_no_source_and_no_obstacle(
+def test_a_legacy_build_without_our_manifest_gives_what_it_has(
     laptop: Laptop, new: Build
 ) -> None:
     laptop.layout.contents(laptop.old.name).write_bytes(b'["legacy",1,{}]\nwhatever')
-    put_full_pack(laptop.downloads(new), new)
-    assert laptop.install(new).linked == 0
+    before = laptop.pristine(laptop.old)
+    known = laptop.old.bytes_of()
+    missing = {digest for digest in new.bytes_of() if digest not in known}
+    put_full_pack(laptop.downloads(new), new, fetched=missing)
+    assert laptop.install(new).linked == 2
     assert_installed(laptop, new)
+    assert not difference(before, laptop.pristine(laptop.old))
 
 
 # --- a tree of the same name ------------------------------------------------------

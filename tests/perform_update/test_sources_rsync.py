@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from olpc_update_query import errors
-from olpc_update_query.model.messages import Order
+from olpc_update_query.model.messages import BuildId, Order
 from olpc_update_query.perform_update.activate import Layout
 from olpc_update_query.perform_update.fetch import FetchReport, fetch
 from olpc_update_query.perform_update.sources.rsync_program import RsyncOptions
@@ -122,6 +122,20 @@ def test_only_what_differs_is_fetched(world: World) -> None:
     assert report.requests == 2
     assert 5000 < report.received < 40_000  # the kernel came as a patch
     assert 0 < report.sent < 20_000
+
+
+@pytest.mark.parametrize("manifest", [None, b"an old one"], ids=["none", "of old"])
+def test_a_build_without_our_manifest_is_the_basis(
+    world: World, manifest: bytes | None
+) -> None:
+    contents = world.layout.contents(BuildId("760"))
+    contents.unlink()
+    if manifest is not None:
+        contents.write_bytes(manifest)
+    with world.daemon() as url:
+        report = world.fetch(f"{url}build-762/")
+    assert world.arrived() == world.missing()
+    assert report.received < 40_000  # the kernel came as a patch
 
 
 def test_nothing_is_run_when_all_is_there(world: World) -> None:

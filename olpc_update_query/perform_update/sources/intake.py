@@ -6,7 +6,7 @@ import hashlib
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from olpc_update_query.model.manifest import (
 )
 from olpc_update_query.model.orders import Order
 from olpc_update_query.model.pack import Frame, unpack_segment
-from olpc_update_query.perform_update.activate import InstalledTree
+from olpc_update_query.perform_update.activate import InstalledTree, Layout
 from olpc_update_query.perform_update.plan import Plan, make_plan
 from olpc_update_query.perform_update.store import (
     DELTA,
@@ -33,6 +33,7 @@ from olpc_update_query.perform_update.store import (
     Piece,
     Stretch,
 )
+from olpc_update_query.perform_update.unknown import trees_to_use
 from olpc_update_query.ports import Clock, Progress
 from olpc_update_query.system.closing import Closing
 from olpc_update_query.system.compressors import Chunk, can_make
@@ -97,7 +98,7 @@ class Intake(Closing):
 
     Args:
         order: The order.
-        installed: The builds on the laptop, the best first.
+        layout: The builds on the laptop.
         directory: ``downloads/<sha256 of the manifest>``; made if need be.
         wanted: Digests to fetch although they should be there: an installed copy, or
             what was fetched, has proved to be damaged. What comes for them is checked.
@@ -108,16 +109,17 @@ class Intake(Closing):
     def __init__(
         self,
         order: Order,
-        installed: Sequence[InstalledTree],
+        layout: Layout,
         directory: Path,
         wanted: Collection[bytes],
         progress: Progress,
         clock: Clock,
     ) -> None:
-        self.order, self.installed = order, list(installed)
+        self.order, self.installed = order, layout.installed()
         self.directory, self.wanted = directory, frozenset(wanted)
         self.progress, self.clock = progress, clock
         self.gave: dict[str, int] = {}
+        self._layout = layout
         self._plan: Plan | None = None
         self._needs: Needs | None = None
         self._digests: dict[Path, str] = {}
@@ -174,10 +176,13 @@ class Intake(Closing):
     def plan(self) -> Plan:
         """Return what the laptop lacks; only once the manifest is there."""
         if self._plan is None:
+            trees = trees_to_use(
+                self._layout, self.contents, self.directory, self.progress
+            )
             self.progress.step("comparing the manifests")
             self._plan = make_plan(
                 self.contents,
-                self.installed,
+                trees,
                 self.directory / _PLAN,
                 distrust=self.wanted,
             )

@@ -21,11 +21,9 @@ from typing import BinaryIO, Final, NamedTuple
 from olpc_update_query import errors
 from olpc_update_query.model.manifest import (
     Entry,
-    Header,
     Kind,
     ManifestReader,
     encode_entry,
-    encode_header,
     parse_path,
 )
 from olpc_update_query.model.messages import BuildId, Sha256, parse_sha256
@@ -37,6 +35,8 @@ from olpc_update_query.perform_update.sources.rsync_program import (
 )
 from olpc_update_query.perform_update.sources.spool import need_room
 from olpc_update_query.perform_update.store import FILES
+from olpc_update_query.perform_update.unknown import seal
+from olpc_update_query.perform_update.work import digest_of
 from olpc_update_query.ports import Progress
 from olpc_update_query.system.files import disk_errors
 from olpc_update_query.system.lent import reach
@@ -245,24 +245,11 @@ def _bytes_in(tree: Path) -> int:
 
 
 def _write_manifest(area: Path, build: BuildId, found: Iterator[Entry]) -> Arrived:
-    entries = area / "entries"
-    count = files = size = 0
+    entries, contents = area / "entries", area / "contents"
     with open(entries, "wb") as file:
-        for entry in found:
-            count += 1
-            if entry.kind is Kind.FILE:
-                files += 1
-                size += entry.size
-            file.write(encode_entry(entry))
-    digest, length = hashlib.sha256(), 0
-    with open(entries, "rb") as source, open(area / "contents", "wb") as target:
-        chunk = encode_header(Header(build, count, files, size))
-        while chunk:
-            digest.update(chunk)
-            length += target.write(chunk)
-            chunk = source.read(1 << 16)
-        os.fsync(target.fileno())
-    return Arrived(parse_sha256(digest.hexdigest()), length)
+        file.writelines(encode_entry(entry) for entry in found)
+    seal(entries, contents, build)
+    return Arrived(parse_sha256(digest_of(contents)), contents.stat().st_size)
 
 
 def _digest(full: bytes) -> bytes:

@@ -102,7 +102,8 @@ class RsyncSource:
             f"fetching {needs.count} files from {self.url}, "
             f"{needs.size / 1e6:.1f} MB unpacked"
         )
-        bases = [f"--copy-dest={one.tree}" for one in self._intake.installed[:_BASES]]
+        trees = self._intake.plan.installed[:_BASES]
+        bases = [f"--copy-dest={one.tree}" for one in trees]
         words = [*bases, "--from0", f"--files-from={names}", "--no-implied-dirs"]
         try:
             self._persist([*words, self._module, f"{tree}/"], needs.largest())
