@@ -51,13 +51,14 @@ class Candidate(NamedTuple):
     entry: Entry
     facts: os.stat_result
 
-    def is_dressed(self) -> bool:
-        """Say whether mode and owner are those of the manifest, too."""
-        facts, entry = self.facts, self.entry
+    def is_dressed(self, entry: Entry) -> bool:
+        """Say whether it has mode, owner and time of an entry."""
+        facts = self.facts
         return (
             stat.S_IMODE(facts.st_mode) == entry.mode
             and facts.st_uid == entry.uid
             and facts.st_gid == entry.gid
+            and same_time(entry.mtime_ns, facts.st_mtime_ns)
         )
 
 

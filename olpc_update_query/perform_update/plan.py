@@ -330,7 +330,7 @@ class Plan(Closing):
         for tree, old in olds:
             if old is entry or _is_alike(old, entry):
                 found = self._catalog.look(tree, old)
-                if found and found.is_dressed():
+                if found and found.is_dressed(entry):
                     return found
         return None
 
@@ -375,7 +375,7 @@ class Plan(Closing):
                     inode not in moved
                     and entry.digest not in self._apart
                     and _is_alike(candidate.entry, entry)
-                    and candidate.is_dressed()
+                    and candidate.is_dressed(entry)
                     and not _holds(used, inode)
                 ):
                     moved.add(inode)
@@ -401,8 +401,17 @@ class Plan(Closing):
 
 
 def _is_alike(old: Entry, new: Entry) -> bool:
-    """Say whether two files have one content and the same metadata."""
-    return old[2:8] == new[2:8] and old.xattrs == new.xattrs and old.kind is new.kind
+    """Say whether two files have one content and the same metadata, but for time.
+
+    The time that counts is that on the disk.
+    """
+    return (
+        old.digest == new.digest
+        and old[2:5] == new[2:5]
+        and old.size == new.size
+        and old.xattrs == new.xattrs
+        and old.kind is new.kind
+    )
 
 
 def _holds(ordered: "array[int]", number: int) -> bool:

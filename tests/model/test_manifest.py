@@ -309,7 +309,8 @@ def test_comparing_large_manifests_is_quick() -> None:
     [
         pytest.param(1_500_000_000, 1_500_000_000, True, id="equal"),
         pytest.param(1_500_000_000, 1_000_000_000, True, id="whole seconds only"),
-        pytest.param(1_000_000_000, 1_500_000_000, False, id="finer than wanted"),
+        pytest.param(1_000_000_000, 1_500_000_000, True, id="whole seconds wanted"),
+        pytest.param(1_000_000_000, 2_500_000_000, False, id="another second"),
         pytest.param(1_500_000_000, 2_000_000_000, False, id="rounded up"),
         pytest.param(1_500_000_000, 1_500_000_001, False, id="a nanosecond"),
         pytest.param(-500_000_000, -1_000_000_000, True, id="before 1970"),

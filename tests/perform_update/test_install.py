@@ -16,12 +16,14 @@ from olpc_update_query.errors import (
 )
 from olpc_update_query.model.messages import BuildId
 from olpc_update_query.perform_update import perform_update
+from olpc_update_query.perform_update.audit import audit
 from olpc_update_query.perform_update.install import Installed, install
 from olpc_update_query.perform_update.work import read_wanted
 from tests.laptop import add_build, boot, boots, boots_alternate, link_copy
 from tests.perform_update.builds import (
     Build,
     Patch,
+    encode_manifest,
     make_build,
     put_delta,
     put_files,
@@ -336,6 +338,28 @@ def test_a_legacy_build_without_our_manifest_gives_what_it_has(
     assert laptop.install(new).linked == 2
     assert_installed(laptop, new)
     assert not difference(before, laptop.pristine(laptop.old))
+
+
+def test_builds_that_were_published_from_archives_of_whole_seconds(
+    laptop: Laptop, new: Build
+) -> None:
+    """The files of the image have times that are finer than its manifest."""
+    old, newer = (_in_whole_seconds(build) for build in (laptop.old, new))
+    laptop.layout.contents(old.name).write_bytes(old.contents)
+    put_delta(laptop.downloads(newer), old, newer)
+    assert laptop.install(newer).linked == 2
+    assert boots(laptop.root) == new.name
+    assert not list(audit(laptop.layout.contents(old.name), old.tree))
+
+
+def _in_whole_seconds(build: Build) -> Build:
+    entries = tuple(
+        entry._replace(mtime_ns=entry.mtime_ns // 10**9 * 10**9)
+        for entry in build.entries
+    )
+    return replace(
+        build, contents=encode_manifest(build.name, entries), entries=entries
+    )
 
 
 # --- a tree of the same name ------------------------------------------------------

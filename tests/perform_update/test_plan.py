@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from olpc_update_query.model.manifest import Header, encode_header
 from olpc_update_query.model.messages import BuildId
 from olpc_update_query.perform_update.activate import InstalledTree
 from olpc_update_query.perform_update.plan import Origin, Plan, make_plan
-from tests.perform_update.builds import Build, make_build
+from tests.perform_update.builds import Build, encode_manifest, make_build
 from tests.perform_update.conftest import BIG
 from tests.trees import File, Hard, Spec, build_tree
 
@@ -129,6 +130,44 @@ def test_a_file_that_has_changed_does_not_count(
     with plan_for(tmp_path, new, old) as plan:
         assert plan.missing_size(sha("same")) == 4
         assert plan.locate(sha("same")) is None
+
+
+@pytest.mark.parametrize(
+    ("known", "disk", "wanted", "is_linked"),
+    [
+        pytest.param(5, 5.5, 5, True, id="both from archives"),
+        pytest.param(5.5, 5.5, 5, True, id="the new one from an archive"),
+        pytest.param(5, 5.5, 5.5, True, id="the old one from an archive"),
+        pytest.param(5.5, 5, 5.25, True, id="on a disk of whole seconds"),
+        pytest.param(5, 5.5, 5.25, False, id="only between them"),
+        pytest.param(5, 5.5, 6, False, id="another second"),
+    ],
+)
+def test_time_is_as_fine_as_the_coarser_of_disk_and_manifest(
+    tmp_path: Path,
+    old: Build,
+    known: float,
+    disk: float,
+    wanted: float,
+    is_linked: bool,
+) -> None:
+    os.utime(old.tree / "etc/same", ns=(0, round(disk * 10**9)))
+    with plan_for(tmp_path, dated(old, wanted), dated(old, known)) as plan:
+        assert plan.missing_size(sha("same")) is None
+        assert (origins(plan)[b"etc/same"] is not None) is is_linked
+
+
+def dated(build: Build, seconds: float) -> Build:
+    """Return a build with another time of one file."""
+    entries = tuple(
+        entry._replace(mtime_ns=round(seconds * 10**9))
+        if entry.path == b"etc/same"
+        else entry
+        for entry in build.entries
+    )
+    return replace(
+        build, contents=encode_manifest(build.name, entries), entries=entries
+    )
 
 
 def test_a_file_with_another_mode_counts_but_is_not_linked(
