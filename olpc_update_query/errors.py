@@ -459,6 +459,12 @@ class StickFailed(DiskFailed):
         "stays. If it fails once more, take another stick."
     )
 
+    def hint(self) -> str:
+        """Say what to do; one that cannot be written may be a sound one."""
+        if self.found == "Read-only file system":
+            return "Slide the lock on it, or mount it so that it can be written."
+        return self.advice
+
 
 class NotInstalled(TreeError):
     """The build is not on this laptop."""

@@ -19,6 +19,7 @@ CONFIRM = SYSTEMD / "olpc-update-confirm.service"
 DAEMON = SYSTEMD / "olpc-update-query-daemon.service"
 MIRROR = SYSTEMD / "olpc-update-mirror@.service"
 MIRROR_TIMER = SYSTEMD / "olpc-update-mirror@.timer"
+SERVE = SYSTEMD / "olpc-update-serve@.service"
 SCORE = re.compile(r"Overall exposure level for \S+: ([0-9.]+)")
 
 pytestmark = pytest.mark.needs("systemd")
@@ -57,6 +58,7 @@ def test_systemd_finds_no_fault(tmp_path: Path) -> None:
         pytest.param(CONFIRM, 1.5, id="confirm"),
         pytest.param(DAEMON, 2.0, id="daemon"),
         pytest.param(MIRROR, 2.5, id="mirror"),
+        pytest.param(SERVE, 2.5, id="serve"),
     ],
 )
 def test_what_a_unit_exposes(tmp_path: Path, unit: Path, most: float) -> None:
@@ -79,6 +81,13 @@ def test_the_asker_has_no_capability() -> None:
 def test_the_mirror_writes_into_its_site_alone() -> None:
     assert settings(MIRROR, "ReadWritePaths") == ["%f"]
     assert settings(MIRROR, "CapabilityBoundingSet") == ["CAP_SETGID CAP_SETUID"]
+
+
+def test_the_server_writes_into_its_site_alone() -> None:
+    assert settings(SERVE, "ReadWritePaths") == ["%f"]
+    assert settings(SERVE, "CapabilityBoundingSet") == [
+        "CAP_NET_BIND_SERVICE CAP_SETGID CAP_SETUID"
+    ]
 
 
 def test_every_mirror_has_a_moment_of_its_own_and_misses_none() -> None:

@@ -64,5 +64,6 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         note(f"{PROGRAM}: interrupted")
+        note("  hint: Repeat the same command: it finishes what was begun.")
         sys.exit(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)

@@ -12,6 +12,7 @@ import click
 from olpc_update_query.cli.admin_console import (
     PROGRAM,
     SITE,
+    in_bytes,
     note,
     open_site,
     plain,
@@ -165,23 +166,17 @@ def _tell(site: Site, done: "Published") -> None:
     build = done.facts.build
     say(
         f"Published build {build} in {done.path}: {done.header.files:,} files, "
-        f"{_size(done.header.bytes)}."
+        f"{in_bytes(done.header.bytes)}."
     )
-    say(f"A laptop that has nothing of it fetches {_size(done.pack)}.")
+    say(f"A laptop that has nothing of it fetches {in_bytes(done.pack)}.")
     for old, size in done.deltas.items():
-        say(f"A laptop that runs {old} fetches {_size(size)}.")
+        say(f"A laptop that runs {old} fetches {in_bytes(size)}.")
     if len(site.build_names()) > 1 and not done.deltas:
         note("No delta was made: --delta-from BUILD makes updates much smaller.")
     if not site.laptops():
         say(f"Next: {PROGRAM} laptops import {site.path} FILE.csv")
     else:
         say(f"Next: {PROGRAM} assign {site.path} --build {build} --percent 10")
-
-
-def _size(count: int) -> str:
-    if count < 1_000_000:
-        return f"{count / 1000:.1f} kB"
-    return f"{count / 1_000_000:.1f} MB"
 
 
 @click.command()
@@ -251,8 +246,8 @@ def mirror(
         ):
             count += 1
             say(
-                f"Build {done.build} is here: {_size(done.received)} fetched, "
-                f"{_size(done.reused)} were here."
+                f"Build {done.build} is here: {in_bytes(done.received)} fetched, "
+                f"{in_bytes(done.reused)} were here."
             )
             for base in done.deltas:
                 say(f"There is a delta from {base}.")

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-from olpc_update_query.cli.admin_console import PROGRAM, SITE, actor, open_site, say
+from olpc_update_query.cli.admin_console import (
+    PROGRAM,
+    SITE,
+    actor,
+    in_bytes,
+    open_site,
+    say,
+)
 from olpc_update_query.cli.admin_site import read_build
 from olpc_update_query.model.wire import BuildId
 from olpc_update_query.server.site import Site
@@ -30,20 +37,21 @@ def unpublish(site: Path, build: BuildId) -> None:
 def gc(site: Path, dry_run: bool) -> None:
     """Delete the builds that nobody needs.
 
-    They are not assigned, and no laptop runs them. Of those that `mirror` has brought,
-    the newest stays.
+    They are not assigned, no laptop runs them, and there is a newer one. What is left
+    of a `publish` that was cut short goes as well; until then the next one uses it.
     """
     from olpc_update_query.server.clearing import drop_attempts
     from olpc_update_query.server.clearing import unpublish as delete
 
     opened = open_site(site)
-    if not dry_run:
-        drop_attempts(opened)
+    dropped = 0 if dry_run else drop_attempts(opened)
     found = _unused(opened)
     for build in found:
         if not dry_run:
             delete(opened, actor(), build)
         say(f"Build {build} {'is of no use' if dry_run else 'is deleted'}.")
+    if dropped:
+        say(f"What was left of a publish is deleted: {in_bytes(dropped)}.")
     if not found:
         say("Every published build is assigned, runs somewhere, or is the newest.")
     elif dry_run:

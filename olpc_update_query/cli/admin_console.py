@@ -19,6 +19,7 @@ from olpc_update_query.errors import (
     SiteError,
     UpdateError,
 )
+from olpc_update_query.server.ownership import user_name
 from olpc_update_query.server.site import Site
 from olpc_update_query.server.steer import Actor
 from olpc_update_query.system.host import SystemClock
@@ -36,10 +37,9 @@ _ADVICE = {
         "that database there, and does it let this user in?"
     ),
     NoSpace: (
-        "Delete something there, or take a larger one; "
+        "Delete something there, or take a larger one; in a site, "
         "`olpc-update-admin gc SITE --dry-run` says which builds nobody needs."
     ),
-    NotPermitted: "Run it as the user who owns the site.",
 }
 
 SITE = click.argument(
@@ -70,6 +70,13 @@ def note(text: str) -> None:
 def print_json(value: object) -> None:
     """Print a value."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def in_bytes(count: int) -> str:
+    """Return a number of bytes for people."""
+    if count < 1_000_000:
+        return f"{count / 1000:.1f} kB"
+    return f"{count / 1_000_000:.1f} MB"
 
 
 def plain(text: str) -> str:
@@ -138,9 +145,20 @@ def guard() -> Iterator[None]:
         sys.exit(_complain(SiteError(where, error.strerror or str(error))))
 
 
+def _whose(path: Path) -> str:
+    """Say who may use a path, or the first above it that can be looked at."""
+    for place in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            owner = user_name(os.lstat(place).st_uid)
+            return f"{place} belongs to {owner}: be that user, or `chown` it as root."
+    return "Run it as the user who owns the site."
+
+
 def _complain(error: UpdateError) -> int:
     note(f"{PROGRAM}: {plain(str(error))}")
     hint = _ADVICE.get(type(error)) or error.hint()
+    if type(error) is NotPermitted:
+        hint = _whose(Path(error.path))
     if hint:
         note(f"  hint: {plain(hint)}")
     return error.exit_code

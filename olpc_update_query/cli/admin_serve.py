@@ -52,6 +52,7 @@ def serve(
     from olpc_update_query.server.app import create_app
     from olpc_update_query.server.keys import load_key
     from olpc_update_query.server.leaseport import served
+    from olpc_update_query.system.notify import notify
     from olpc_update_query.trust.keys import Role
 
     opened = open_site(site)
@@ -72,6 +73,7 @@ def serve(
         with contextlib.suppress(KeyboardInterrupt), served(leases, reply):
             _tell_port(leases)
             _announce(opened, serving.addresses(sockets), user)
+            notify("READY=1")
             serving.run(app, sockets, threads=threads, trusted=trusted)
     say("Stopped.")
 

@@ -46,6 +46,8 @@ def recorded(site: Path, clock: Clock, who: str, what: str) -> Iterator[None]:
 
 
 def _why(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     said = error.strerror if isinstance(error, OSError) else str(error)
     return said or type(error).__name__
 

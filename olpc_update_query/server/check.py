@@ -1,5 +1,6 @@
 """Everything about a site that a person should look at."""
 
+import os
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from functools import cache, partial
@@ -8,31 +9,40 @@ from typing import NamedTuple
 from olpc_update_query.errors import (
     DamagedSite,
     Malformed,
+    NotPermitted,
     SiteError,
+    TrustError,
     UpdateError,
 )
 from olpc_update_query.model.manifest import MAX_HEADER, parse_header
+from olpc_update_query.model.pack import read_pack_index
 from olpc_update_query.model.wire import BuildId, format_time
-from olpc_update_query.server.above import above_ring, outlived
+from olpc_update_query.run.places import ORDER
+from olpc_update_query.server.above import NOBODY, above_ring, outlived
+from olpc_update_query.server.changelog import FILE
 from olpc_update_query.server.delegating import prove
 from olpc_update_query.server.delegations import Delegation, SiteKey, file_name
 from olpc_update_query.server.keys import (
     above_path,
     load_key,
     load_site_key,
+    own_keys,
     private_path,
     public_path,
     site_ring,
 )
 from olpc_update_query.server.leases import EARLIEST
+from olpc_update_query.server.ownership import user_name
 from olpc_update_query.server.replacing import missing
 from olpc_update_query.server.rollout import Kind, Rollout, Scope
 from olpc_update_query.server.site import DAY, Site
+from olpc_update_query.trust.answer import open_order
 from olpc_update_query.trust.keys import KeyRing, Role
 
 _NEW_DELEGATIONS = (
     "Have new ones made there, by `keys delegate`, and `keys accept` them here."
 )
+_BESIDE_PACK = ("contents.zst", "pack.index", "pack.index.zst")
 _IN_TIME = 60 * DAY
 """How long before they end somebody is told: longer than holidays."""
 
@@ -71,7 +81,7 @@ def check_site(site: Site, now: int, *, thoroughly: bool = False) -> list[Findin
     Returns:
         What was found, nothing when all is well.
     """
-    found = list(_check_clock(now))
+    found = [*_check_clock(now), *_check_owners(site)]
     sound = True
     files = (site.settings, site.laptops, site.rollout)
     for read in (*files, site.statements, site.above_statements):
@@ -89,7 +99,21 @@ def check_site(site: Site, now: int, *, thoroughly: bool = False) -> list[Findin
         found += _check_laptops(site)
         found += _check_rules(site)
         found += _check_rollout(site, site.rollout())
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _check_owners(site: Site) -> Iterator[Finding]:
+    """Look for what only its owner can use, and who serves the site is not."""
+    owner = os.stat(site.path).st_uid
+    private = (FILE, "reports.db*", "keys", "keys/*.private", "builds", "builds/[!.]*")
+    for path in sorted(path for kind in private for path in site.path.glob(kind)):
+        found = os.lstat(path).st_uid
+        if found != owner:
+            text = (
+                f"it belongs to {user_name(found)}, and the site to {user_name(owner)}"
+            )
+            mend = f"As root: `chown {user_name(owner)} {path}`."
+            yield Finding(Weight.ERROR, str(path), text, mend)
 
 
 def _check_clock(now: int) -> Iterator[Finding]:
@@ -107,6 +131,9 @@ def _fault(read: Callable[[], object]) -> list[Finding]:
 
 
 def _finding(error: UpdateError) -> Finding:
+    if isinstance(error, NotPermitted):
+        text = "this user may not use it"
+        return Finding(Weight.ERROR, error.path, text, "Ask as the site's owner.")
     where, _, text = str(error).partition(": ")
     hint = "" if error.advice == SiteError.advice else error.hint() or ""
     return Finding(Weight.ERROR, where, text, hint)
@@ -194,9 +221,53 @@ def _check_build(site: Site, name: BuildId) -> Iterator[Finding]:
     if header.build != name:
         text = f"its manifest says that it is build {header.build}"
         yield Finding(Weight.ERROR, where, text, _again(site, name))
-    if not any((site.builds / name / kind).exists() for kind in ("pack", "root")):
-        text = "it has neither pack nor root/"
-        yield Finding(Weight.ERROR, where, text, _again(site, name))
+    yield from _check_files(site, name)
+
+
+def _check_files(site: Site, name: BuildId) -> Iterator[Finding]:
+    """Look whether the files of a build are there, and how long its pack is."""
+    where, place = f"build {name}", site.builds / name
+    again = _again(site, name)
+    if not (place / "pack").exists():
+        if not (place / "root").exists():
+            text = "it has neither pack nor root/"
+            yield Finding(Weight.ERROR, where, text, again)
+        return
+    absent = [file for file in _BESIDE_PACK if not (place / file).exists()]
+    for file in absent:
+        yield Finding(Weight.ERROR, where, f"{file} is missing", again)
+    if absent:
+        return
+    try:
+        with open(place / "pack.index", "rb") as index:
+            length = read_pack_index(index)[0].length
+    except Malformed as error:
+        yield Finding(Weight.ERROR, where, f"pack.index: {error.reason}", again)
+    else:
+        if (place / "pack").stat().st_size != length:
+            text = "pack is not as long as its index says"
+            yield Finding(Weight.ERROR, where, text, again)
+    yield from _check_order(site, name)
+
+
+def _check_order(site: Site, name: BuildId) -> Iterator[Finding]:
+    """Look at the order beside a build: schools below and `olpc-update` ask for it."""
+    where, path = f"build {name}", site.builds / name / ORDER
+    try:
+        ring = KeyRing([*own_keys(site, Role.OATS), *above_ring(site)])
+        signed = open_order(path.read_bytes(), ring=ring, serial=NOBODY, now=0)
+    except DamagedSite:
+        return  # that file is named by itself
+    except FileNotFoundError:
+        text = "it has no signed order: no school below can fetch it, nor `olpc-update`"
+        yield Finding(Weight.WARNING, where, text, _again(site, name))
+    except TrustError as error:
+        yield Finding(Weight.ERROR, where, str(error), _again(site, name))
+    else:
+        found = site.find_build(name)
+        if found is not None and signed.order.contents != found.contents:
+            text = "its signed order is for another manifest"
+            yield Finding(Weight.ERROR, where, text, _again(site, name))
 
 
 def _again(site: Site, name: BuildId) -> str:
@@ -223,7 +294,14 @@ def _prove_build(site: Site, name: BuildId) -> Iterator[Finding]:
 
     try:
         checked = check_build(site.builds / name)
-    except (UpdateError, OSError) as error:
+    except FileNotFoundError:
+        return  # `_check_files` names what is missing
+    except OSError as error:
+        text = f"{error.filename or 'its files'}: {error.strerror}"
+        mend = "Look who may read it, and whether the disk is failing."
+        yield Finding(Weight.ERROR, f"build {name}", text, mend)
+        return
+    except UpdateError as error:
         mend = _again(site, name)
         yield Finding(Weight.ERROR, f"build {name}", str(error), mend)
         return

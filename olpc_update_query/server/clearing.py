@@ -1,12 +1,14 @@
 """Taking builds out of a site that nobody needs any more."""
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
-from olpc_update_query.errors import Busy, StillNeeded
+from olpc_update_query.errors import Busy, NotPermitted, StillNeeded
 from olpc_update_query.model.wire import BuildId
 from olpc_update_query.server.above import from_above, latest
-from olpc_update_query.server.publish import forget_attempts
+from olpc_update_query.server.publish import attempts, forget_attempts
 from olpc_update_query.server.replacing import GONE, hold_builds, settle
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.site import Site
@@ -28,6 +30,7 @@ def unpublish(site: Site, actor: Actor, build: BuildId) -> None:
     Raises:
         UnknownBuild: It is not published.
         StillNeeded: It is assigned.
+        NotPermitted: Only somebody else can delete it; no laptop sees it any more.
         Busy: Something is being published.
     """
     published = site.need_build(build)
@@ -41,13 +44,14 @@ def unpublish(site: Site, actor: Actor, build: BuildId) -> None:
             os.rename(published.path, gone)
             fsync_directory(site.builds)
         settle(site.builds)
+        _insist_gone([gone])
 
 
 def unused(site: Site, reports: Reports) -> list[BuildId]:
     """Return published builds that are of no use any more.
 
-    They are not assigned, no laptop says that it runs them, and of those that `mirror`
-    has brought there is a newer one: neither does it bring them again.
+    They are not assigned, no laptop says that it runs them, and there is a newer one,
+    also among those that `mirror` has brought: it does not bring them again.
 
     Raises:
         DamagedSite: A file of the site is malformed.
@@ -55,16 +59,37 @@ def unused(site: Site, reports: Reports) -> list[BuildId]:
     """
     reports.flush()
     running = {build for build, _, _ in reports.positions().values()}
-    needed = site.rollout().builds() | running | latest(from_above(site))
-    return [build for build in site.build_names() if build not in needed]
+    names = site.build_names()
+    needed = site.rollout().builds() | running | latest(names)
+    needed |= latest(from_above(site))
+    return [build for build in names if build not in needed]
 
 
-def drop_attempts(site: Site) -> None:
+def drop_attempts(site: Site) -> int:
     """Delete what is left of publications that were cut short, unless one is going on.
+
+    Returns:
+        How many bytes.
 
     Raises:
         NotPermitted, DiskFailed: It cannot be deleted.
     """
+    if not site.builds.is_dir():
+        return 0
     with suppress(Busy), disk_errors(site.builds), hold_builds(site.builds, "gc"):
         settle(site.builds)
-        forget_attempts(site.builds)
+        size = forget_attempts(site.builds)
+        _insist_gone([*attempts(site.builds), *site.builds.glob(f"{GONE}*")])
+        return size
+    return 0
+
+
+def _insist_gone(paths: Iterable[Path]) -> None:
+    """Say what could not be deleted, because its directory is somebody else's.
+
+    Raises:
+        NotPermitted: One is still there.
+    """
+    for path in paths:
+        if path.exists():
+            raise NotPermitted(str(path))

@@ -12,7 +12,13 @@ import os
 from pathlib import Path
 from typing import Final
 
-from olpc_update_query.errors import ConfigError, MissingKey, UnsafeKey, UntrustedKey
+from olpc_update_query.errors import (
+    ConfigError,
+    MissingKey,
+    NotPermitted,
+    UnsafeKey,
+    UntrustedKey,
+)
 from olpc_update_query.server import signing
 from olpc_update_query.server.delegations import (
     SiteKey,
@@ -171,6 +177,7 @@ def read_private(site: Site, path: Path) -> Signer:
 
     Raises:
         UnsafeKey: Others can read it, or it is no RSA-2048 key.
+        NotPermitted: It is somebody else's.
     """
     for place, forbidden in ((site.keys, 0o022), (path, 0o077)):
         mode = os.stat(place).st_mode & 0o7777
@@ -180,6 +187,8 @@ def read_private(site: Site, path: Path) -> Signer:
     try:
         return signing.load_private(path)
     except ConfigError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise NotPermitted(str(path)) from error
         raise UnsafeKey(error.where, error.reason) from error
 
 

@@ -1,8 +1,17 @@
 """What root makes in a site belongs to the user who owns the site."""
 
 import os
+import pwd
 from collections.abc import Iterable
 from pathlib import Path
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number of one who has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def hand_over(site: Path, paths: Iterable[Path]) -> None:

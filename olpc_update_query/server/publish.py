@@ -33,6 +33,7 @@ from olpc_update_query.server.archive import LINES, Archive, Remains, digest_of
 from olpc_update_query.server.deltas import write_delta, write_inside
 from olpc_update_query.server.fit import check_bootable
 from olpc_update_query.server.heap import give_back_large_blocks
+from olpc_update_query.server.ownership import hand_over
 from olpc_update_query.server.packing import (
     Pack,
     iter_chunks,
@@ -193,21 +194,32 @@ def published_builds(builds: Path) -> list[Path]:
 def _staged(builds: Path, build: BuildId) -> Iterator[Path]:
     """Make a build under another name; give it its own when the block succeeds.
 
-    What attempts left behind that were killed is put aside, as far as it is of use, and
-    goes at the end: the lock says that nobody is at it.
+    What attempts left behind that were killed or interrupted is put aside, as far as it
+    is of use, and goes at the end: the lock says that nobody is at it.
     """
     stage = builds / f"{_STAGE}{build}"
     _put_aside(builds, stage)
     stage.mkdir()
+    hand_over(builds, [stage])  # so that the owner of the site can delete it
     try:
         yield stage
+        hand_over(builds, _but_the_tree(stage))
         sync_filesystem(stage)
         stage.rename(builds / build)
+    except KeyboardInterrupt:
+        raise  # the next attempt goes on with what is packed
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
     shutil.rmtree(builds / _LEFT, ignore_errors=True)
     fsync_directory(builds)
+
+
+def _but_the_tree(stage: Path) -> Iterator[Path]:
+    """Yield what is in a build, but not the plain tree: its owners are as published."""
+    for path in stage.iterdir():
+        if path.name != "root":
+            yield from (path, *path.glob("*"))
 
 
 def _put_aside(builds: Path, stage: Path) -> None:
@@ -220,10 +232,23 @@ def _put_aside(builds: Path, stage: Path) -> None:
         shutil.rmtree(path)
 
 
-def forget_attempts(builds: Path) -> None:
-    """Delete what attempts left behind that were killed; only under the lock."""
-    for path in (*builds.glob(f"{_STAGE}*"), builds / _LEFT):
+def attempts(builds: Path) -> list[Path]:
+    """Return what attempts left behind that were cut short, or what is being made."""
+    return sorted([*builds.glob(f"{_STAGE}*"), *builds.glob(_LEFT)])
+
+
+def forget_attempts(builds: Path) -> int:
+    """Delete what attempts left behind that were cut short; only under the lock.
+
+    Returns:
+        How many bytes.
+    """
+    found = attempts(builds)
+    files = [file for path in found for file in path.rglob("*")]
+    size = sum(file.lstat().st_size for file in files if not file.is_dir())
+    for path in found:
         shutil.rmtree(path, ignore_errors=True)
+    return size
 
 
 def _begun(directory: Path) -> int:
@@ -312,7 +337,7 @@ class _Publisher:
         with ExitStack() as stack:
             archives: list[Archive] = []
             if _begun(self.builds / _LEFT):
-                self.progress.step("going on where an earlier attempt was killed")
+                self.progress.step("going on where an earlier attempt was cut short")
                 archives.append(stack.enter_context(Remains(self.builds / _LEFT)))
             known: set[bytes] = set()
             for path in published_builds(self.builds):

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from olpc_update_query.errors import Busy, Malformed, NoSite, UnknownBuild
+from olpc_update_query.errors import Busy, DamagedSite, Malformed, NoSite, UnknownBuild
 from olpc_update_query.model.hashcash import MAX_BITS
 from olpc_update_query.model.wire import (
     BuildId,
@@ -63,6 +63,11 @@ MAX_INTERVAL: Final = 30 * 24 * 3600
 DAY: Final = 24 * 3600
 
 _LOCK_PATIENCE: Final = 10.0
+_LOST: Final = {
+    "laptops.csv": "echo serial,uuid > SITE/laptops.csv",
+    "rollout.toml": "touch SITE/rollout.toml",
+}
+"""What makes the files anew that every site has."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -440,11 +445,19 @@ def _settings_of(data: bytes | None) -> Settings:
 
 
 def _laptops_of(data: bytes | None) -> Mapping[str, Laptop]:
-    return {} if data is None else parse_laptops(data)
+    return parse_laptops(_there(data, "laptops.csv"))
 
 
 def _rollout_of(data: bytes | None) -> Rollout:
-    return Rollout({}) if data is None else parse_rollout(data)
+    return parse_rollout(_there(data, "rollout.toml"))
+
+
+def _there(data: bytes | None, name: str) -> bytes:
+    """Insist on a file that every site has: what is lost must not pass for empty."""
+    if data is None:
+        mend = f"Bring it back from your backup; if there is none, `{_LOST[name]}`."
+        raise DamagedSite(name, "is missing", mend)
+    return data
 
 
 def _digest_of(data: bytes | None) -> tuple[Sha256, int] | None:

@@ -3,6 +3,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from olpc_update_query import errors
 from olpc_update_query.cli.admin import admin
 from olpc_update_query.model.messages import Query
 from olpc_update_query.model.wire import format_time, parse_build_id
+from olpc_update_query.server.check import check_site
 from olpc_update_query.server.leasepolicy import lease_end
 from olpc_update_query.server.login import Door
 from olpc_update_query.server.records import Poll
@@ -194,7 +196,7 @@ def test_a_site_of_somebody_else_is_told_so(
 
     monkeypatch.setattr("olpc_update_query.server.site.replace_file", refuse)
     told = shell.bad(errors.NotPermitted, "stolen", site.path, SERIAL)
-    assert "owns the site" in told
+    assert "belongs to root: be that user, or `chown` it as root" in told
 
 
 def test_a_file_that_cannot_be_read_is_one_line(shell: Shell, site: Site) -> None:
@@ -487,6 +489,48 @@ def test_builds_that_nobody_needs_are_deleted(shell: Shell, site: Site) -> None:
     assert "maria: unpublish 759" in (site.path / "changes.log").read_text()
 
 
+def test_the_newest_build_is_needed_before_it_is_assigned(
+    shell: Shell, site: Site
+) -> None:
+    for name in ("758", "900", "900-xo4"):
+        add_build(site, name)
+    shell.good("gc", site.path)
+    assert site.build_names() == ["900", "900-xo4"]
+
+
+def test_gc_deletes_what_is_left_of_a_publish(shell: Shell, site: Site) -> None:
+    left = site.builds / ".tmp-763/pack"
+    left.parent.mkdir()
+    left.write_bytes(bytes(5000))
+    assert "What was left" not in shell.good("gc", site.path, "--dry-run")
+    assert "What was left of a publish is deleted: 5.0 kB." in shell.good(
+        "gc", site.path
+    )
+    assert not left.parent.exists()
+    shutil.rmtree(site.builds)
+    shell.good("gc", site.path)
+
+
+@pytest.mark.root
+def test_what_only_root_can_delete_is_said(shell: Shell, site: Site) -> None:
+    for path in (site.path, *site.path.rglob("*")):
+        os.chown(path, 65534, 65534)
+    build = site.builds / site.build_names()[0]
+    os.chown(build, 0, 0)
+    (owners,) = [
+        one for one in check_site(site, SystemClock().now()) if "belongs" in one.text
+    ]
+    assert owners.where == str(build)
+    assert owners.mend == f"As root: `chown nobody {build}`."
+    os.chmod(site.path.parent, 0o755)
+    os.seteuid(65534)
+    try:
+        told = shell.bad(errors.NotPermitted, "unpublish", site.path, build.name)
+    finally:
+        os.seteuid(0)
+    assert f"{site.builds / ('.gone-' + build.name)} belongs to root" in told
+
+
 def test_a_window_opens_and_closes(shell: Shell, site: Site) -> None:
     words = "--opens 2027-01-15T08:00 --closes 2027-01-16T08:00:00Z"
     out = shell.good("assign", site.path, "--build", "762", *words.split())
@@ -663,7 +707,7 @@ def test_who_may_not_read_the_keys_is_told_so(
         told = shell.bad(errors.NotPermitted, *words.split())
     finally:
         os.seteuid(0)
-    assert "as the user who owns the site" in told
+    assert "belongs to root: be that user, or `chown` it as root" in told
 
 
 @pytest.mark.root

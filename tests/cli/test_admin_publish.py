@@ -162,6 +162,39 @@ def test_check_proves_packs_when_it_is_asked_to(
     assert "in order" in shell.good("check", site.path, "--packs")
 
 
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        pytest.param("rm contents.zst", "contents.zst is missing", id="manifest"),
+        pytest.param("rm pack", "it has neither pack nor root/", id="pack"),
+        pytest.param("rm pack.index", "pack.index is missing", id="index"),
+        pytest.param("truncate -s -1 pack", "pack is not as long as", id="cut short"),
+        pytest.param("echo >pack.index", "pack.index: ", id="index damaged"),
+        pytest.param("rm order", "it has no signed order", id="order"),
+        pytest.param("sed -i s/sig/gis/ order", "order refused", id="order damaged"),
+        pytest.param("cp ../761/order .", "is for another manifest", id="another"),
+    ],
+)
+def test_check_finds_at_once_what_keeps_laptops_from_a_build(
+    shell: Shell, site: Site, tree: Path, damage: str, found: str
+) -> None:
+    list_laptops(site, LAPTOP)
+    shell.good("publish", site.path, tree, "--build", "761")
+    (tree / "etc/motd").write_text("changed")
+    words = ("publish", site.path, tree, "--build", "762", "--delta-from", "761")
+    shell.good(*words)
+    shell.good("assign", site.path, "--build", "762")
+    place = site.builds / "762"
+    subprocess.run(damage, shell=True, check=True, cwd=place)
+    said = shell.run("check", site.path).out
+    assert ": build 762: " in said
+    assert found in said
+    assert f"mend: Delete {place}, then publish it again" in said
+    shutil.rmtree(place)
+    shell.good(*words)
+    assert "in order" in shell.good("check", site.path, "--packs")
+
+
 # --- archives ------------------------------------------------------------------
 
 

@@ -121,6 +121,19 @@ def test_that_may_not_be_written(shell: Shell, tmp_path: Path) -> None:
     assert hint.startswith("  hint: Mount the stick so that")
 
 
+def test_that_is_locked(shell: Shell, tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    build_tree(tmp_path / "tree", {"etc/motd": "x"})
+    shell.good("publish", site.path, tmp_path / "tree", "--build", "770", "--any-tree")
+    image = media.make_image("ext4", tmp_path / "image", 40 * MIB)
+    with media.mounted("ext4", image, tmp_path / "mnt", read_only=True) as stick:
+        ran = shell.run("usb", site.path, stick, "--build", "770")
+    assert ran.code == errors.StickFailed.exit_code, ran
+    told, hint = ran.err.splitlines()
+    assert told == f"olpc-update-admin: {stick}: Read-only file system"
+    assert hint.startswith("  hint: Slide the lock on it")
+
+
 def test_pulled_out_while_it_is_read(school: School, tmp_path: Path, kind: str) -> None:
     pytest.importorskip("mfusepy")
     image, where = tmp_path / "image", tmp_path / "mnt"

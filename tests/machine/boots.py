@@ -30,6 +30,7 @@ BASE = CACHE / f"{ARCHITECTURE}.tar"
 DEBS = TOP / "build/deb"
 HELPERS = Path(__file__).parent
 OLD, NEW, NEXT = "760", "762", "763"
+SERVER = "olpc-update-serve@srv-site.service"
 PATIENCE = 300
 
 # What the packages depend on, as Debian 12 has it; and what the machine boots with.
@@ -61,6 +62,12 @@ def run(*words: str | Path, **options: object) -> str:
     )
     assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     return str(done.stdout)
+
+
+def run_any(*words: str | Path) -> str:
+    """Return what a command says, whatever it ends with."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=CLEAN)
+    return done.stdout.strip()
 
 
 def make_base() -> None:
@@ -129,6 +136,7 @@ class Machine:
         school.admin("publish", new, "--build", NEW, "--delta-from", OLD)
         school.admin("publish", following, "--build", NEXT)
         school.admin("assign", "--build", NEW, "--serial", SOMEBODY.serial)
+        run("chroot", self.tree, "chown", "--recursive", "irc:", "/srv/site")
         sketch = self.directory / "laptop"
         contents = school.site / "builds" / OLD / "contents"
         laptop.make(sketch, old, OLD, contents)
@@ -145,16 +153,13 @@ class Machine:
         shutil.copy(TOP / "bench/launch.py", self.tree / "opt")
         (self.tree / "opt/message-id").write_text(MESSAGE_IDS["installed"])
         system = self.tree / "etc/systemd/system"
-        for name in ("driver", "school"):
-            shutil.copy(HELPERS / f"{name}.service", system)
-            wants = system / "multi-user.target.wants"
-            wants.mkdir(exist_ok=True)
-            (wants / f"{name}.service").symlink_to(
-                f"/etc/systemd/system/{name}.service"
-            )
+        shutil.copy(HELPERS / "driver.service", system)
+        root = f"--root={self.tree}"
+        self.is_enabled = run_any("systemctl", root, "is-enabled", SERVER)
+        run("systemctl", root, "enable", "driver.service", SERVER)
         (self.tree / "etc/hosts").write_text("127.0.0.1 localhost schoolserver\n")
         for name, text in {
-            "query": "OnBootSec=1\nOnUnitInactiveSec=2\n[Unit]\nAfter=school.service\n",
+            "query": f"OnBootSec=1\nOnUnitInactiveSec=2\n[Unit]\nAfter={SERVER}\n",
             "confirm": "OnActiveSec=\nOnActiveSec=1\n",
         }.items():
             drop_in = system / f"olpc-update-{name}.timer.d/often.conf"
@@ -305,6 +310,28 @@ def test_the_daemon_is_shut_in(machine: Machine) -> None:
     allowed = {"read /versions/pristine", "write installer", "write the seed"}
     allowed |= {"be root", "ask the system bus", "talk to systemd"}
     assert {name for name, came in found.items() if came == "yes"} == allowed
+
+
+def test_the_server_serves_as_who_owns_the_site(machine: Machine) -> None:
+    """By its unit, which nobody has enabled before; it is started when it listens."""
+    assert machine.is_enabled == "disabled"
+    facts = dict(line.split(":") for line in machine.text("serves-as").splitlines())
+    (uid,) = set(facts["Uid"].split())
+    assert uid == machine.text("owner").strip() != "0"
+    assert int(facts["CapEff"], 16) == 0
+    assert (facts["NoNewPrivs"].strip(), facts["Seccomp"].strip()) == ("1", "2")
+    assert int(facts["VmHWM"].split()[0]) <= 100 * 1024
+
+
+def test_the_server_is_shut_in(machine: Machine) -> None:
+    assert machine.text("server-writes").split() == ["/srv/site"]
+
+
+def test_a_server_that_crashed_is_back(machine: Machine) -> None:
+    killed, started, *reply = machine.text("server-again").splitlines()
+    assert killed != started
+    assert reply[0].startswith("HTTP/1.0 200")
+    assert json.loads(reply[-1]) == [OLD, NEW, NEXT]
 
 
 def test_a_school_below_fetches_builds(machine: Machine) -> None:

@@ -410,6 +410,50 @@ def test_a_publication_that_was_killed_is_gone_on_with(
         assert (builds / "1" / name).read_bytes() == other.read_bytes()
 
 
+class Interrupter:
+    """Presses Ctrl-C in the middle."""
+
+    def step(self, text: str) -> None:
+        pass
+
+    def transferred(self, done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+
+def test_a_publication_that_was_interrupted_is_gone_on_with(
+    tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec: Spec = {f"{number:03}": noise(50_000, number) for number in range(300)}
+    tree = build_tree(tmp_path / "tree", spec)
+    with pytest.raises(KeyboardInterrupt):
+        publish.publish(builds, tree, FIRST, progress=Interrupter())
+    assert not (builds / FIRST).exists()
+    packed = count_packed(monkeypatch)
+    publish.publish(builds, tree, FIRST)
+    assert 50 < len(packed) < 250
+    assert sorted(os.listdir(builds)) == [".lock", "1"]
+    check_build(builds / "1")
+
+
+@pytest.mark.root
+def test_what_root_publishes_belongs_to_who_owns_the_site(
+    tmp_path: Path, builds: Path
+) -> None:
+    builds.mkdir(parents=True)
+    os.chown(builds, 65534, 65534)
+    tree = build_tree(tmp_path / "tree", {"a": "one", "d/b": "two"})
+    with pytest.raises(KeyboardInterrupt):
+        publish.publish(builds, tree, FIRST, progress=Interrupter())
+    (stage,) = builds.glob(".tmp-*")
+    assert stage.stat().st_uid == 65534, "so that its owner can go on or delete it"
+    publish.publish(builds, tree, FIRST, with_root=True)
+    publish.publish(builds, tree, SECOND, delta_from=[FIRST])
+    for name in ("1", "1/pack", "1/contents", "2", "2/delta", "2/delta/1.pack"):
+        assert (builds / name).stat().st_uid == 65534, name
+    assert (builds / "1/root/a").stat().st_uid == 0, "as it is on the laptops"
+
+
 def test_a_damaged_frame_is_made_anew(
     tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
