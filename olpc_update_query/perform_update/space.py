@@ -42,6 +42,9 @@ class Need(NamedTuple):
 def forecast(layout: Layout, totals: Totals, at_hand: int) -> list[Need]:
     """Return what making a tree, its run copy and its boot files will take.
 
+    What a pack gives back meanwhile is not counted on: how much that is when the most
+    is taken, only its index could tell, which root does not read.
+
     Args:
         layout: The laptop.
         totals: What the tree consists of.
