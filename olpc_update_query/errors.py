@@ -450,6 +450,14 @@ class DiskFailed(TreeError):
         return f"{self.path}: {self.found}"
 
 
+class InTheWay(DiskFailed):
+    """Something else is where a file or a directory of ours has its place."""
+
+    exit_code = 75
+    retry = False
+    advice = "Look at what is there, and move it away; the program makes its own."
+
+
 class StickFailed(DiskFailed):
     """A stick was pulled out, or refuses to be read or written."""
 

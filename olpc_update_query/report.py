@@ -35,6 +35,8 @@ PROGRESS_SECONDS = 5.0
 """How often the status file follows a download."""
 
 _log = logging.getLogger(__name__)
+_full: set[str] = set()
+"""Directories of which it has been told that nothing can be written there any more."""
 
 
 # --- events ----------------------------------------------------------------------
@@ -332,6 +334,12 @@ def never_in_the_way(what: str) -> Iterator[None]:
     """
     try:
         yield
+    except errors.NoSpace as full:
+        place = str(Path(full.path).parent)
+        level = logging.DEBUG if place in _full else logging.WARNING
+        _full.add(place)
+        text = "the %s could not be written, nor what else belongs there: %s"
+        _log.log(level, text, what, full)
     except errors.UpdateError as error:
         _log.warning("the %s could not be written: %s", what, error)
 

@@ -28,8 +28,9 @@ from olpc_update_query.run.machine import (
 from olpc_update_query.run.memory import recall, remember
 from olpc_update_query.run.restart import restart_if_wanted
 from olpc_update_query.run.waiting import GatedProgress
-from olpc_update_query.system.files import read_bounded
+from olpc_update_query.system.files import no_space, read_bounded
 from olpc_update_query.system.network import proxies_for
+from olpc_update_query.system.work import work_area
 
 HOOKS = "etc/olpc-update-query/hooks.d"
 WANTED = "wanted"
@@ -74,12 +75,24 @@ class CarryOut:
         Raises:
             AskerEndedError: Nothing more could be fetched; the asker has said why.
         """
-        layout = self._facts.require_layout()
+        layout = self._require_layout()
         return self._concluded(
             lambda: perform_update(
                 lambda: self._fetch(layout), lambda: self._install(layout)
             )
         )
+
+    def _require_layout(self) -> Layout:
+        """Return the laptop's builds, if there may be room for one more.
+
+        Raises:
+            NoVersions: It does not keep builds side by side.
+            NoSpace: There is no room for a work area.
+        """
+        machine = self._machine
+        if not machine.has_disk:
+            raise no_space(work_area(machine.root).top, 1)
+        return self._facts.require_layout()
 
     def fetch(self) -> Numbers:
         """Fetch only, in a process that is the asker's own.
@@ -90,7 +103,7 @@ class CarryOut:
         Raises:
             UpdateError: Nothing more could be fetched.
         """
-        self._download(self._facts.require_layout())
+        self._download(self._require_layout())
         return self._slip.read()
 
     def install(self, cost: Numbers) -> Outcome:

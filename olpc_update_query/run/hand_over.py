@@ -31,11 +31,10 @@ from olpc_update_query.policy.schedule import DAY
 from olpc_update_query.ports import Clock
 from olpc_update_query.system.files import disk_errors, read_bounded, replace_file
 from olpc_update_query.system.host import KEPT_IDENTITY, Identity
-from olpc_update_query.system.work import give_to_asker
+from olpc_update_query.system.work import IN_MEMORY, give_to_asker
 from olpc_update_query.trust.lease import MAX_LEASE_LINE
 from olpc_update_query.trust.nonce import SALT, SEED, derive_nonce
 
-PLACE: Final = "run/olpc-update-query"
 ANSWER: Final = "answer"
 FETCHED: Final = "fetched"
 LEASE: Final = "lease"
@@ -63,7 +62,7 @@ class HandOver:
     """
 
     def __init__(self, root: Path, clock: Clock) -> None:
-        self._root, self._top, self._clock = root, root / PLACE, clock
+        self._root, self._top, self._clock = root, root / IN_MEMORY, clock
         self._asker = self._top / "asker"
 
     # --- the asker ------------------------------------------------------------------

@@ -33,7 +33,13 @@ from olpc_update_query.system.network import proxies_for
 from olpc_update_query.system.privilege import run_as
 from olpc_update_query.system.settings import Settings
 from olpc_update_query.system.state import StateStore
-from olpc_update_query.system.work import ASKER_USERS, WorkArea, work_area
+from olpc_update_query.system.work import (
+    ASKER_USERS,
+    WorkArea,
+    area_in_memory,
+    prepare,
+    work_area,
+)
 from olpc_update_query.trust.keys import KeyRing
 
 USER_AGENT = "olpc-update-query"
@@ -84,6 +90,11 @@ class Machine:
         """The state that the installer keeps."""
         return StateStore(self.work.installer)
 
+    @property
+    def has_disk(self) -> bool:
+        """Tell whether its work area is on a disk, where builds can be made."""
+        return self.work != area_in_memory(self.root)
+
     def is_real(self) -> bool:
         """Tell whether this is the machine we run on, and we are its root."""
         return self.root == Path("/") and os.geteuid() == 0
@@ -102,6 +113,26 @@ def this_machine(root: Path, settings: Settings) -> Machine:
         work=work_area(root),
         clock=SystemClock(),
     )
+
+
+def with_room(machine: Machine) -> Machine:
+    """Return the laptop with a work area that is there.
+
+    A disk that is so full that none can be made must keep no lease from being renewed:
+    then it is in memory. What else is wrong comes to light where it matters.
+
+    Raises:
+        TreeError: There is no room in memory either.
+    """
+    try:
+        prepare(machine.work)
+    except errors.NoSpace as full:
+        machine = replace(machine, work=area_in_memory(machine.root))
+        _log.warning("%s; until there is room, only the lease is looked after", full)
+        prepare(machine.work)
+    except errors.UpdateError as error:
+        _log.debug("there is no work area yet: %s", error)
+    return machine
 
 
 def _who(root: Path, settings: Settings) -> Identity | errors.NoIdentity:

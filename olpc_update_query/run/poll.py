@@ -61,6 +61,7 @@ from olpc_update_query.run.machine import (
     Parcel,
     as_asker,
     with_next_due,
+    with_room,
 )
 from olpc_update_query.run.moment import Wish, wait_until_due
 from olpc_update_query.run.restart import restart_if_wanted
@@ -115,6 +116,9 @@ class Poll:
             The exit code. Everything has been told to the audience.
         """
         try:
+            machine = self._with_room()
+            if machine is not self._machine:
+                return self._again(machine).run()
             early = wait_until_due(self._machine, self._wish, self._asker)  # 1
             if early is not None:
                 self._audience.end(early)
@@ -131,6 +135,20 @@ class Poll:
             return ended.exit_code
         except errors.UpdateError as error:
             return self._end_without_trace(error)
+
+    def _with_room(self) -> Machine:
+        """Return the laptop with a work area that is there.
+
+        A rehearsal needs none, and where a due time is kept there is one.
+        """
+        machine = self._machine
+        if self._wish.dry_run or machine.asker.read_due() is not None:
+            return machine
+        return with_room(machine)
+
+    def _again(self, machine: Machine) -> "Poll":
+        """Return the same for a laptop with another work area."""
+        return type(self)(machine, self._audience, self._wish)
 
     def _end_without_trace(self, error: errors.UpdateError) -> int:
         """End before anything was begun: neither status nor history are this run's."""

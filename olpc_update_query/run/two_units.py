@@ -37,11 +37,12 @@ from olpc_update_query.run.machine import (
     Machine,
     Numbers,
     as_asker,
+    with_room,
 )
 from olpc_update_query.run.poll import Poll, Wish
 from olpc_update_query.system import host
 from olpc_update_query.system.files import hold_lock
-from olpc_update_query.system.work import prepare
+from olpc_update_query.system.work import area_in_memory, prepare
 
 FROM_ASKER: Final = "asker"
 """What the history names as the trigger of an installer's run."""
@@ -75,6 +76,13 @@ class AskerHalf(Poll):
             self._report.tell(Decided(decision))
             return self._carry_out(decision.order, facts)
         return Outcome(Result.HANDED_OVER, "the installer has the answer")
+
+    def _with_room(self) -> Machine:
+        """Return the laptop with the work area that the installer has prepared."""
+        machine, spare = self._machine, area_in_memory(self._machine.root)
+        if spare.installer.is_dir() and not machine.work.installer.is_dir():
+            return replace(machine, work=spare) if machine.has_disk else machine
+        return machine
 
     def _leave_lease(self, octets: bytes) -> None:
         if octets:
@@ -120,6 +128,9 @@ class InstallerHalf(Poll):
         """
         machine = self._machine
         try:
+            machine = with_room(machine)
+            if machine is not self._machine:
+                return self._again(machine).run()
             prepare(machine.work)
             self._place.prepare()
             if machine.identity.origin == str(machine.root / host.DMI):
@@ -135,6 +146,9 @@ class InstallerHalf(Poll):
             return ended.exit_code
         except errors.UpdateError as error:
             return self._end_without_trace(error)
+
+    def _again(self, machine: Machine) -> "InstallerHalf":
+        return InstallerHalf(machine, self._audience)
 
     def _take(self, name: str, work: Callable[[], Outcome]) -> int:
         if not self._place.holds(name):

@@ -42,6 +42,7 @@ SPANISH: Final[Mapping[int, str]] = {
     33: "no cabe: falta espacio en el equipo",
     34: "el equipo no puede tener dos versiones",
     35: "el disco no deja leer o escribir",
+    75: "otra cosa ocupa el lugar de un archivo del programa",
     36: "la versión no está en el equipo",
     37: "faltan partes de la versión; se descargan de nuevo",
     38: "la memoria USB se sacó, o no deja leer o escribir",

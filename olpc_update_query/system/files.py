@@ -21,6 +21,7 @@ _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01  # linux/falloc.h
 _EXT4_KEEPS = 4096  # blocks
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 
 
 @contextlib.contextmanager
@@ -34,6 +35,7 @@ def disk_errors(path: Path, *, needed: int = 1) -> Iterator[None]:
     Raises:
         NoSpace: The file system, its inodes or the quota are used up.
         NotPermitted: The user may not do that.
+        InTheWay: Something else is where the path has its place.
         DiskFailed: Any other refusal, such as EIO or EROFS.
     """
     try:
@@ -51,7 +53,8 @@ def translated(error: OSError, path: Path, needed: int) -> errors.UpdateError:
         return no_space(path, needed)
     if error.errno in _FORBIDDEN:
         return errors.NotPermitted(str(path))
-    return errors.DiskFailed(str(path), error.strerror or str(error))
+    kind = errors.InTheWay if error.errno in _IN_THE_WAY else errors.DiskFailed
+    return kind(str(path), error.strerror or str(error))
 
 
 def refusal(error: OSError) -> errors.UpdateError:

@@ -11,6 +11,8 @@ from olpc_update_query.system.files import disk_errors, replace_file
 SHARED = "versions/updates"
 OWN = "var/lib"
 NAME = "olpc-update-query"
+IN_MEMORY = f"run/{NAME}"
+"""Where what asker and installer leave for each other lies: in memory."""
 ASKER_USERS = ("olpc-update", "nobody")
 """Who asks and downloads when root runs the program: the first that exists."""
 
@@ -54,6 +56,12 @@ def work_area(root: Path) -> WorkArea:
     """
     shared = root / SHARED
     top = (shared if shared.is_dir() else root / OWN) / NAME
+    return WorkArea(top, top / "asker", top / "installer")
+
+
+def area_in_memory(root: Path) -> WorkArea:
+    """Return the work area that does while there is no room on the disk."""
+    top = root / IN_MEMORY
     return WorkArea(top, top / "asker", top / "installer")
 
 
