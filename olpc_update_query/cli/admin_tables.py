@@ -9,6 +9,7 @@ from olpc_update_query.server.records import Concern
 from olpc_update_query.server.words import ENGLISH
 
 _SHOWN = 30
+_CHANGES = 5
 _TROUBLES = {
     Concern.FAILING: "FAILING: {} could not update when they last tried:",
     Concern.STUCK: "STUCK: {} have been told for three days to update, and have not:",
@@ -49,7 +50,14 @@ def show_overview(view: Overview) -> None:
         say()
         say(f"{view.silent} of the listed laptops have never asked.")
     _show_rows("Who asked last:", view.latest)
-    _show_rows("Not in laptops.csv:", view.unlisted)
+    _show_rows(f"Not in laptops.csv: {view.strangers}", view.unlisted)
+    if view.changes:
+        say()
+        say("Last changes:")
+        shown = view.changes[:_CHANGES]
+        when = ("" if one.time is None else moment(one.time) for one in shown)
+        rows = [(at, one.who, one.what) for at, one in zip(when, shown, strict=True)]
+        show_table(("WHEN (UTC)", "WHO", "WHAT"), rows)
 
 
 def _show_shares(view: Overview) -> None:
@@ -61,6 +69,8 @@ def _show_shares(view: Overview) -> None:
         say(plain(f"{share.whom}: {share.told(ENGLISH)}{when}"))
         whole, running, failed, told = share.progress
         say(f"  {running} of {whole} run it, {told} are told to, {failed} failed")
+        if share.assignment.halted:
+            say("  HALTED: look at the laptops that failed; `resume` lets it go on.")
 
 
 def show_leases(timezone: str, leases: Iterable[LeaseShare]) -> None:

@@ -31,6 +31,7 @@ from olpc_update_query.server.replacing import settle_at_start
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.screen import FRESH, Screen, show_json
 from olpc_update_query.server.site import Site
+from olpc_update_query.server.turnstile import Turnstile
 from olpc_update_query.system.host import SystemClock
 from olpc_update_query.system.keyring import STATEMENTS
 from olpc_update_query.trust.keys import Role
@@ -86,7 +87,7 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
     answerer = Answerer(site, reports, clock)
     answerer.warm_up()
     app.extensions["answerer"] = answerer
-    queries = Queries(app.wsgi_app, site, answerer, clock)
+    queries = Queries(Turnstile(app.wsgi_app), site, answerer, clock)
     outer = ProxyFix(queries, x_for=count, x_proto=count, x_host=count)
     # as Flask documents it
     app.wsgi_app = outer if count else queries  # type: ignore[method-assign]

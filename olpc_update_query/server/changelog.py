@@ -8,14 +8,17 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from olpc_update_query.model.wire import format_time
+from olpc_update_query.errors import Malformed
+from olpc_update_query.model.wire import format_time, parse_time
 from olpc_update_query.ports import Clock
 from olpc_update_query.server.ownership import hand_over
 from olpc_update_query.system.files import disk_errors, fsync_directory, write_all
 
 FILE: Final = "changes.log"
+_LONG: Final = 1000
+"""Bytes that hold a line, unless many laptops are named in it."""
 
 
 @contextlib.contextmanager
@@ -43,6 +46,50 @@ def recorded(site: Path, clock: Clock, who: str, what: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the block's own error is what to tell
             write(f"not done: {what}: {_why(error)}")
         raise
+
+
+class Change(NamedTuple):
+    """A line of the log.
+
+    Attributes:
+        time: When, in seconds; None where the line does not say it.
+        who: Who made the change.
+        what: What was changed.
+    """
+
+    time: int | None
+    who: str
+    what: str
+
+
+def latest_changes(site: Path, limit: int) -> list[Change]:
+    """Return what was changed last, newest first; nothing if there is no log.
+
+    Args:
+        site: The site.
+        limit: How many changes at most.
+    """
+    try:
+        with open(site / FILE, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit * _LONG))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    if size > limit * _LONG:
+        del lines[0]  # the half of one
+    return [_parse(line) for line in reversed(lines[-limit:])]
+
+
+def _parse(line: str) -> Change:
+    """Read a line; people write here as well, and power cuts leave halves."""
+    plain = _in_one_line(line)
+    stamp, _, rest = plain.partition(" ")
+    who, mark, what = rest.partition(": ")
+    try:
+        return Change(parse_time(stamp), who, what) if mark else Change(None, "", plain)
+    except Malformed:
+        return Change(None, "", plain)
 
 
 def _why(error: BaseException) -> str:

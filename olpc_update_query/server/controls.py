@@ -11,7 +11,7 @@ from olpc_update_query.server.forms import (
     parse_scope,
     wrong_timezone,
 )
-from olpc_update_query.server.laptops import normal_serial
+from olpc_update_query.server.laptops import normal_serial, parse_group
 from olpc_update_query.server.pages import Pages
 from olpc_update_query.server.refusals import (
     NO_LAPTOP,
@@ -79,13 +79,19 @@ class Controls:
         return redirect(f"{root_path()}laptops/{serial}", 303)
 
     def approve(self) -> Reply:
-        """List a laptop that has asked."""
-        actor = self._screen.administrator()
-        serial = parsed(normal_serial, _field("serial"), NO_SERIAL)
-        if self._reports.state(serial) is None:
+        """List laptops that have asked."""
+        actor, group = self._screen.administrator(), _field("group") or None
+        if group is not None:
+            parsed(parse_group, group, NOBODY)
+        serials = [
+            parsed(normal_serial, text.strip(), NO_SERIAL)
+            for text in request.form.getlist("serial")
+        ]
+        asked = self._reports.states(serials)
+        if not serials or any(serial not in asked for serial in serials):
             raise Refused(NotFound.code, NO_LAPTOP)
-        steer.approve(self._site, actor, [serial])
-        return redirect(root_path(), 303)
+        steer.approve(self._site, actor, serials, group)
+        return redirect(f"{root_path()}laptops?among=unlisted", 303)
 
     def leases(self) -> Reply:
         """Say how long the leases of some laptops last."""

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import NEVER_EXPIRES
 from olpc_update_query.model.wire import format_time, parse_time
+from olpc_update_query.server.changelog import Change, latest_changes
 from olpc_update_query.server.laptops import Laptop
 from olpc_update_query.server.leasepolicy import LeasePolicy, choose
 from olpc_update_query.server.records import Concern, Position, State, is_failure
@@ -20,6 +21,9 @@ from olpc_update_query.server.words import Speak
 
 LATEST: Final = 200
 """How many laptops are listed."""
+
+CHANGES: Final = 20
+"""How many changes are."""
 
 _SAID: Final = ("asked", "polls", "address", "build", "ordered", "lease")
 
@@ -114,8 +118,8 @@ class Row(NamedTuple):
     Attributes:
         state: What it said last.
         laptop: The laptop, if it is listed.
-        asked: When, as text.
-        lease: Until when its lease is good, as text.
+        asked: When, as text; empty for never.
+        lease: Until when its lease is good, as text; empty if it never said so.
     """
 
     state: State
@@ -127,6 +131,11 @@ class Row(NamedTuple):
     def name(self) -> str:
         """Whose it is."""
         return (self.laptop.name if self.laptop else None) or ""
+
+    @property
+    def is_stolen(self) -> bool:
+        """Whether it is marked stolen, or was when it asked last."""
+        return self.laptop.stolen if self.laptop else self.state.stolen
 
     @property
     def group(self) -> str:
@@ -151,7 +160,9 @@ class Overview(NamedTuple):
         troubles: The laptops that somebody should look at.
         silent: How many listed laptops have never asked.
         latest: The laptops that asked last.
-        unlisted: Laptops that asked and are not in laptops.csv.
+        unlisted: Laptops that asked and are not in laptops.csv, the first of them.
+        strangers: How many of those there are.
+        changes: What was changed last.
         problems: What is wrong.
         timezone: Where leases end in the morning.
         leases: How long they last, and for whom.
@@ -171,6 +182,8 @@ class Overview(NamedTuple):
     silent: int
     latest: list[Row]
     unlisted: list[Row]
+    strangers: int
+    changes: list[Change]
     problems: list[str]
     timezone: str
     leases: list[LeaseShare]
@@ -186,6 +199,7 @@ class Overview(NamedTuple):
                 "asked_this_week": self.week,
                 "never_asked": self.silent,
                 "stolen": self.stolen,
+                "unlisted": self.strangers,
             },
             "builds": list(self.builds),
             "running": dict(self.running),
@@ -200,6 +214,7 @@ class Overview(NamedTuple):
             },
             "latest": [_row_json(row) for row in self.latest],
             "unlisted": [_row_json(row) for row in self.unlisted],
+            "changes": [_change_json(change) for change in self.changes],
             "problems": list(self.problems),
             "leases": {
                 "timezone": self.timezone,
@@ -208,13 +223,14 @@ class Overview(NamedTuple):
         }
 
 
-def look(site: Site, reports: Reports, now: int) -> Overview:
+def look(site: Site, reports: Reports, now: int, shown: int = LATEST) -> Overview:
     """Return the state of a site.
 
     Args:
         site: The site.
         reports: Its reports.
         now: The present.
+        shown: How many laptops of each kind are listed.
 
     Raises:
         DamagedSite: A file of the site is malformed.
@@ -231,8 +247,9 @@ def look(site: Site, reports: Reports, now: int) -> Overview:
     ]
     troubles = []
     for concern in Concern:
-        number, states = reports.of_concern(concern, now, settings.interval, LATEST)
+        number, states = reports.of_concern(concern, now, settings.interval, shown)
         troubles.append(Trouble(concern, number, rows(states, laptops)))
+    unlisted = rows(reports.unlisted(shown), laptops)
     return Overview(
         site=settings.name,
         time=now,
@@ -246,8 +263,10 @@ def look(site: Site, reports: Reports, now: int) -> Overview:
         shares=shares,
         troubles=troubles,
         silent=len(laptops.keys() - positions.keys()),
-        latest=rows(reports.latest(LATEST), laptops),
-        unlisted=rows(reports.unlisted(LATEST), laptops),
+        latest=rows(reports.latest(shown), laptops),
+        unlisted=[row for row in unlisted if row.laptop is None],
+        strangers=len(positions.keys() - laptops.keys()),
+        changes=latest_changes(site.path, min(shown, CHANGES)),
         problems=site.problems(),
         timezone=settings.timezone,
         leases=lease_shares(settings, laptops),
@@ -341,8 +360,8 @@ def row_of(state: State, laptops: Mapping[str, Laptop]) -> Row:
     return Row(
         state=state,
         laptop=laptops.get(state.serial),
-        asked=moment(state.asked),
-        lease=_lease(state.lease_expiry),
+        asked=moment(state.asked) if state.asked else "",
+        lease=_lease(state.lease_expiry) if state.asked else "",
     )
 
 
@@ -398,6 +417,10 @@ def _lease_json(share: LeaseShare) -> Json:
         "shorten": share.policy.shorten,
         "laptops": share.laptops,
     }
+
+
+def _change_json(change: Change) -> Json:
+    return {"time": _time(change.time), "who": change.who, "what": change.what}
 
 
 def _time(seconds: int | None) -> str | None:

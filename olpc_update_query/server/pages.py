@@ -10,19 +10,25 @@ from flask import Flask, Response, redirect, request
 from werkzeug.exceptions import BadRequest, Forbidden, NotFound, TooManyRequests
 
 from olpc_update_query.ports import Clock
-from olpc_update_query.server.exports import csv_lines, metrics
+from olpc_update_query.server.changelog import latest_changes
+from olpc_update_query.server.exports import csv_table, metrics
 from olpc_update_query.server.forms import AssignForm, LeaseForm, value_of
 from olpc_update_query.server.laptops import Laptop, normal_serial
+from olpc_update_query.server.listing import (
+    Among,
+    list_laptops,
+    parse_among,
+)
 from olpc_update_query.server.login import TooManyTriesError
 from olpc_update_query.server.overview import (
+    LATEST,
     Overview,
     for_people,
     look,
     look_at,
     row_of,
-    rows,
 )
-from olpc_update_query.server.records import Concern
+from olpc_update_query.server.records import Concern, State
 from olpc_update_query.server.refusals import NO_LAPTOP, NO_SERIAL, Refused
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Kind, Scope
@@ -34,10 +40,13 @@ from olpc_update_query.server.screen import (
     parsed,
     root_path,
     show_json,
+    visitors_language,
 )
 from olpc_update_query.server.site import Site
 
-_FOUND: Final = 200
+_SHOWN: Final = 5
+"""How many laptops of a kind are on the first page; a link leads to all of them."""
+_CHANGES: Final = 200
 _SPOKEN: Final = frozenset({"because", "leases", "leases_because", "last_lease"})
 _KINDS: Final = {
     Kind.DEFAULT: "all",
@@ -45,11 +54,13 @@ _KINDS: Final = {
     Kind.GROUP: "group",
     Kind.SERIAL: "serial",
 }
-_TROUBLES: Final = {
+_TROUBLES: Final[Mapping[Concern | Among, str]] = {
     Concern.FAILING: "Update failed",
     Concern.STUCK: "Told for days to update, and has not",
     Concern.ENDING: "Lease ends within a week",
     Concern.OVERDUE: "Has not asked for days",
+    Among.UNLISTED: "Not in laptops.csv",
+    Among.NEVER: "Has never asked",
 }
 
 
@@ -78,6 +89,7 @@ class Pages:
             ("/laptops", self.laptops),
             ("/laptops.csv", self.export),
             ("/laptops/<serial>", self.laptop),
+            ("/changes", self.changes),
             ("/login", self.login_form),
         ):
             app.get(path)(show)
@@ -103,7 +115,9 @@ class Pages:
             assign: What a form says about a build for laptops.
             wrong: What is wrong with one of them, to be told beside the fields.
         """
-        login, view = self._screen.visitor(), self._look()
+        login, view = self._screen.visitor(), self._look(_SHOWN)
+        sums = {str(one.concern): one.number for one in view.troubles}
+        sums |= {str(Among.UNLISTED): view.strangers, str(Among.NEVER): view.silent}
         return self._screen.show(
             "index.html",
             login,
@@ -111,6 +125,7 @@ class Pages:
             view=view,
             total=sum(view.running.values()),
             troubles=_TROUBLES,
+            sums=sums,
             whom=self.whom(),
             value_of=value_of,
             form=form,
@@ -132,11 +147,34 @@ class Pages:
         return Response(metrics(self._look()), 200, FRESH, content_type=kind)
 
     def laptops(self) -> Reply:
-        """List the laptops whose serial number holds what somebody searches for."""
+        """List laptops: all, those that hold a word, or those to be looked at."""
         login, wanted = self._screen.visitor(), request.args.get("q", "")[:64].strip()
+        among = parse_among(request.args.get("among", ""))
         self._reports.flush()
-        found = rows(self._reports.search(wanted, _FOUND), self._site.laptops())
-        return self._screen.show("laptops.html", login, found=found, wanted=wanted)
+        found = list_laptops(
+            self._site,
+            self._reports,
+            self._clock.now(),
+            word=wanted,
+            among=among,
+            page=request.args.get("page", 1, type=_page),
+        )
+        title = "Laptops" if among is None else _TROUBLES[among]
+        return self._screen.show(
+            "laptops.html",
+            login,
+            found=found,
+            wanted=wanted,
+            among=among,
+            heading=title,
+            is_unlisted=among is Among.UNLISTED,
+        )
+
+    def changes(self) -> Reply:
+        """List what was changed last, by whom."""
+        login = self._screen.visitor()
+        changes = latest_changes(self._site.path, _CHANGES)
+        return self._screen.show("changes.html", login, changes=changes)
 
     def laptop(self, serial: str) -> Reply:
         """Show everything about one laptop."""
@@ -165,13 +203,18 @@ class Pages:
         """Hand out the list of laptops as a table for a spreadsheet."""
         self._screen.visitor()
         self._reports.flush()
-        known = self._site.laptops()
-        found = (row_of(state, known) for state in self._reports.every())
+        known, language = self._site.laptops(), visitors_language()
+        found = [row_of(state, known) for state in self._reports.every()]
+        silent = sorted(known.keys() - {row.state.serial for row in found})
+        found += [row_of(State.silent(serial), known) for serial in silent]
         headers = {**FRESH, "Content-Disposition": "attachment; filename=laptops.csv"}
-        return Response(csv_lines(found), 200, headers, mimetype="text/csv")
+        # by this mark spreadsheets know UTF-8; programs name no language
+        mark = "\ufeff" if request.accept_languages else ""
+        text = mark + csv_table(found, language)
+        return Response(text, 200, headers, mimetype="text/csv")
 
-    def _look(self) -> Overview:
-        return look(self._site, self._reports, self._clock.now())
+    def _look(self, shown: int = LATEST) -> Overview:
+        return look(self._site, self._reports, self._clock.now(), shown)
 
     def whom(self) -> list[Scope]:
         """Return for whom something can be said: groups and streams, and all others."""
@@ -218,3 +261,14 @@ class Pages:
         reply = redirect(root_path(), 303)
         reply.delete_cookie(COOKIE, path=root_path())
         return reply
+
+
+def _page(text: str) -> int:
+    """Read the number of a page.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not text.isascii() or not text.isdecimal() or len(text) > 6:
+        raise ValueError("no page")
+    return int(text)

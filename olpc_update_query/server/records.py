@@ -166,6 +166,12 @@ class State(NamedTuple):
     tried_at: int | None
     ordered_at: int | None
 
+    @classmethod
+    def silent(cls, serial: str) -> "State":
+        """Return what is known of a listed laptop that has never asked."""
+        nothing = (None,) * 4
+        return cls(serial, 0, 0, 0, "", True, *nothing, False, None, *nothing)
+
     @property
     def result(self) -> str:
         """What became of its last attempt, in a word or a sentence."""

@@ -203,12 +203,19 @@ class Reports:
                 return
             last = rows[-1][0]
 
-    def search(self, text: str, limit: int) -> list[State]:
-        """Return laptops whose serial number contains a text, newest first."""
-        upper = sa.func.upper(LAPTOPS.c.serial)
-        found = upper.contains(text.upper(), autoescape=True)
-        query = sa.select(LAPTOPS).where(found).order_by(LAPTOPS.c.asked.desc())
-        return [State(*row) for row in self._rows(query.limit(limit))]
+    def asked(
+        self, concern: Concern | None = None, now: int = 0, interval: int = 0
+    ) -> dict[str, int]:
+        """Return when each laptop asked last, of all or of those of a concern."""
+        query = sa.select(LAPTOPS.c.serial, LAPTOPS.c.asked)
+        if concern is not None:
+            query = query.where(is_of_concern(concern, now, interval))
+        return dict(self._rows(query))
+
+    def states(self, serials: Sequence[str]) -> dict[str, State]:
+        """Return the latest that is known of a few laptops, by serial number."""
+        query = sa.select(LAPTOPS).where(LAPTOPS.c.serial.in_(serials))
+        return {row[0]: State(*row) for row in self._rows(query)}
 
     def attempts(self, build: str, since: int) -> tuple[int, int]:
         """Return how many listed laptops tried a build, and how many of them failed.

@@ -121,7 +121,7 @@ class Screen:
             status: The HTTP status, 200 unless given.
             **values: What the template shows.
         """
-        language = request.accept_languages.best_match(LANGUAGES) or LANGUAGES[0]
+        language = visitors_language()
         page = render_template(
             template,
             _=speaker(language),
@@ -157,6 +157,11 @@ class Screen:
                 said = {"text": text, "detail": detail}
                 return self.show("error.html", login, status, **said)
         return Response(plain, status, FRESH, mimetype="text/plain")
+
+
+def visitors_language() -> str:
+    """Return in which of our languages the visitor reads."""
+    return request.accept_languages.best_match(LANGUAGES) or LANGUAGES[0]
 
 
 def root_path() -> str:

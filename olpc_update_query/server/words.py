@@ -10,7 +10,6 @@ SPANISH: Final[Mapping[str, str]] = {
     "%(number)s laptops are listed.": "%(number)s equipos en la lista.",
     "%(number)s asked in the last day.": "%(number)s preguntaron en el último día.",
     "%(number)s asked in the last week.": "%(number)s preguntaron en la última semana.",
-    "%(number)s have never asked.": "%(number)s nunca preguntaron.",
     "%(number)s are marked stolen.": "%(number)s marcados como robados.",
     "%(running)s of %(whole)s run it, %(told)s are told to, %(failed)s failed": (
         "%(running)s de %(whole)s ya la usan, %(told)s tienen la orden, "
@@ -39,7 +38,7 @@ SPANISH: Final[Mapping[str, str]] = {
     "Resume all updates": "Reanudar todo",
     "Resume": "Reanudar",
     "Search": "Buscar",
-    "Serial number": "Número de serie",
+    "Serial number, name or group": "Serie, nombre o grupo",
     "That was not the password.": "La contraseña no es correcta.",
     "Too many wrong passwords; try again in a few minutes.": (
         "Demasiadas contraseñas incorrectas; pruebe de nuevo en unos minutos."
@@ -59,6 +58,35 @@ SPANISH: Final[Mapping[str, str]] = {
     "Which build runs where": "Qué versión usan",
     "Who asked last": "Quién preguntó último",
     "Has not asked for days": "No pregunta desde hace días",
+    "Has never asked": "Nunca preguntó",
+    "It has never asked.": "Nunca preguntó.",
+    "It is marked as stolen.": "Está marcado como robado.",
+    "It is not in laptops.csv.": "No está en laptops.csv.",
+    "All laptops": "Todos los equipos",
+    "see all %(number)s": "ver los %(number)s",
+    "never": "nunca",
+    "Page %(page)s of %(pages)s": "Página %(page)s de %(pages)s",
+    "back": "atrás",
+    "next": "siguiente",
+    "Approve those that are ticked": "Aceptar los marcados",
+    "Change the share": "Cambiar el porcentaje",
+    "Look at the laptops that failed before you resume it.": (
+        "Mire los equipos que fallaron antes de reanudarla."
+    ),
+    "Who changed what": "Quién cambió qué",
+    "when (UTC)": "cuándo (UTC)",
+    "who": "quién",
+    "what": "qué",
+    "More": "Más",
+    "Forgotten? On the server, this sets a new one:": (
+        "¿La olvidó? En el servidor, esto pone una nueva:"
+    ),
+    "listed": "en la lista",
+    "polls": "preguntas",
+    "address": "dirección",
+    "lease until (UTC)": "concesión hasta (UTC)",
+    "yes": "sí",
+    "no": "no",
     "(halted by the server: %(why)s)": "(detenida por el servidor: %(why)s)",
     "(not published!)": "(¡no está publicada!)",
     "(paused)": "(en pausa)",

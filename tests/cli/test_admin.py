@@ -421,7 +421,9 @@ def test_what_the_server_halted_is_shown_and_resumed(shell: Shell, site: Site) -
     assert found.halt == 10
     halted = replace(found, paused=True, halted="3 of 9 laptops failed", changed=1)
     site.save_rollout(with_assignment(site.rollout_text(), DEFAULT, halted))
-    assert "halted by the server: 3 of 9" in shell.good("status", site.path)
+    out = shell.good("status", site.path)
+    assert "halted by the server: 3 of 9" in out
+    assert "HALTED: look at the laptops that failed" in out
     assert "resume" in shell.run("assign", site.path, "--build", "762").err
     shell.good("resume", site.path)
     found = site.rollout().assignments[DEFAULT]
@@ -647,7 +649,11 @@ def test_status_tells_in_words_and_as_json(shell: Shell, site: Site) -> None:
     out = shell.good("status", site.path)
     assert "Laptops: 2 listed, 1 asked in the last day" in out
     assert "every other laptop: build 762 for 10 percent  [2027-01-15 08:00 eva]" in out
-    assert "Not in laptops.csv:\n" in out
+    assert "Not in laptops.csv: 1\n" in out
+    with site.change("eva", "a change"):
+        pass
+    out = shell.good("status", site.path)
+    assert re.search(r"Last changes:\nWHEN.*\n[0-9: -]{16}  eva  a change\n", out)
     found = json.loads(shell.good("status", site.path, "--json"))
     assert found["running"] == {"760": 1}
     assert found["assignments"][0]["percent"] == 10

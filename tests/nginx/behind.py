@@ -257,7 +257,8 @@ def everybody(school: Stack, rounds: int) -> list[int]:
 
 
 def counted(reports: Reports) -> int:
-    return sum(state.polls for state in reports.search("SHC3330", 1000))
+    found = [one for one in reports.asked() if "SHC3330" in one]
+    return sum(state.polls for state in reports.states(found).values())
 
 
 def test_no_report_is_lost_among_workers(school: Stack, reports: Reports) -> None:

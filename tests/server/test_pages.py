@@ -13,9 +13,9 @@ from werkzeug.test import TestResponse
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server.app import create_app
-from olpc_update_query.server.exports import csv_lines
 from olpc_update_query.server.laptops import Laptop
 from olpc_update_query.server.leasepolicy import LeasePolicy
+from olpc_update_query.server.listing import PAGE
 from olpc_update_query.server.login import (
     LASTS,
     PERIOD,
@@ -23,7 +23,6 @@ from olpc_update_query.server.login import (
     TRIES_OF_ALL,
     set_password,
 )
-from olpc_update_query.server.overview import rows
 from olpc_update_query.server.records import Poll
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
@@ -108,7 +107,7 @@ def test_it_speaks_spanish(browser: Browser) -> None:
     assert "Qué versión para quién" in page.text
     assert "todos los demás</strong>: versión 762" in page.text
     page = browser.client.get(f"/laptops/{SERIAL}", headers={"Accept-Language": "es"})
-    assert "<th>debe usar</th><td>762</td>" in page.text
+    assert '<th scope="row">debe usar</th><td>762</td>' in page.text
     page = browser.client.get("/", headers={"Accept-Language": "fr"})
     assert '<html lang="en">' in page.text
 
@@ -118,11 +117,15 @@ def test_a_laptop_and_a_search(browser: Browser) -> None:
     browser.reports.record(Poll("STRANGER", NOW, "10.0.0.8", listed=False))
     page = browser.client.get("/laptops?q=" + SERIAL[3:].lower())
     assert (SERIAL in page.text, "STRANGER" in page.text) == (True, False)
-    assert "No laptop found" in browser.client.get("/laptops?q=%25%3Cb%3E").text
+    for word in ("%25%3Cb%3E", "_", "STRANGER2"):
+        assert "No laptop found" in browser.client.get(f"/laptops?q={word}").text
+    for word in ("aNA", "5b"):
+        page = browser.client.get(f"/laptops?q={word}")
+        assert (SERIAL in page.text, OTHER in page.text) == (True, False)
     page = browser.client.get(f"/laptops/{SERIAL}")
     assert "assigned to every other laptop" in page.text
     assert "10.0.0.7" in page.text
-    assert "<th>last asked</th><td>2027-01-15 08:00</td>" in page.text
+    assert '<th scope="row">last asked</th><td>2027-01-15 08:00</td>' in page.text
     assert UUID not in page.text
     assert browser.client.get("/laptops/STRANGER").status_code == 200
     assert browser.client.get(f"/laptops/{OTHER}").status_code == 200
@@ -137,7 +140,101 @@ def test_the_table_holds_no_formula(browser: Browser) -> None:
     assert lines[0].startswith("serial,name,group,listed")
     assert lines[1].startswith(f"{SERIAL},Ana,5B,yes,2027-01-15 08:00,1,10.0.0.7,")
     assert lines[1].endswith(',"\'=HYPERLINK(""x"")"')
-    assert list(csv_lines(rows([], {}))) == [lines[0] + "\r\n"]
+    # a laptop that has never asked, and is stolen
+    assert lines[2:] == [f"{OTHER},,6A,yes,,0,,,,,yes,"]
+
+
+def test_the_table_is_for_a_spreadsheet_in_spanish(browser: Browser) -> None:
+    list_laptops(browser.site, LAPTOP._replace(name="Ñandú; Ana"))
+    report: dict[str, Json] = {"build": "762", "code": 33, "result": "no space"}
+    browser.reports.record(Poll(SERIAL, NOW, "10.0.0.7", report=report))
+    reply = browser.client.get("/laptops.csv", headers={"Accept-Language": "es-UY"})
+    lines = reply.data.decode().splitlines()
+    assert lines[0].startswith("\ufeffserie;nombre;grupo;en la lista;")
+    assert lines[1].startswith(f'{SERIAL};"Ñandú; Ana";5B;sí;2027-01-15 08:00;1;')
+    assert lines[1].endswith(";no cabe: falta espacio en el equipo")
+
+
+def test_who_has_never_asked_is_found(browser: Browser) -> None:
+    """A laptop that is listed is there, though nothing is known of it."""
+    browser.reports.record(Poll(SERIAL, NOW, "10.0.0.7", build="760"))
+    assert "<b>1</b> Has never asked" in browser.client.get("/").text
+    for query in (f"q={OTHER}", "among=never", "q=6a", ""):
+        page = browser.client.get(f"/laptops?{query}")
+        assert OTHER in page.text, query
+        assert "never</td>" in page.text
+        assert (SERIAL in page.text) is (query == "")
+    assert "It has never asked." in browser.client.get(f"/laptops/{OTHER}").text
+
+
+def test_the_first_page_is_short_and_leads_to_all(browser: Browser) -> None:
+    """Of many laptops it shows a few of each kind, how many there are, and the way."""
+    report: dict[str, Json] = {"build": "762", "code": 33, "result": "no space"}
+    laptops = [Laptop(f"SHC{number:08}", UUID) for number in range(2 * PAGE + 7)]
+    list_laptops(browser.site, *laptops)
+    for laptop in laptops:
+        poll = Poll(laptop.serial, NOW, "10.0.0.7", build="760", report=report)
+        browser.reports.record(poll)
+    browser.reports.record(Poll("STRANGER", NOW, "10.0.0.8", listed=False))
+    page = browser.client.get("/").text
+    assert f"<b>{len(laptops)}</b> Update failed" in page
+    assert "<b>1</b> Not in laptops.csv" in page
+    assert f'"/laptops?among=failing">see all {len(laptops)}<' in page
+    assert len(page) < 20_000
+    seen: set[str] = set()
+    for number in (1, 2, 3):
+        page = browser.client.get(f"/laptops?among=failing&page={number}").text
+        assert f"Page {number} of 3" in page
+        found = set(re.findall(r'"/laptops/(SHC[0-9]+)"', page))
+        assert not found & seen
+        seen |= found
+        assert (">back<" in page, ">next<" in page) == (number > 1, number < 3)
+    assert seen == {laptop.serial for laptop in laptops}
+    for odd in ("0", "-1", "99999999999999999999", "x", "²"):
+        reply = browser.client.get(f"/laptops?among=failing&page={odd}")
+        assert reply.status_code == 200
+    assert "STRANGER" in browser.client.get("/laptops?among=unlisted").text
+    assert "STRANGER" not in browser.client.get("/laptops?among=stuck").text
+
+
+def test_who_changed_what_is_shown(browser: Browser) -> None:
+    browser.log_in()
+    browser.change("/pause", paused="yes")
+    log = browser.site.path / "changes.log"
+    for path in ("/", "/changes"):
+        page = browser.client.get(path).text
+        assert "2027-01-15 08:00" in page
+        assert "<td>web_127.0.0.1</td>" in page
+        assert "pause everything" in page
+    assert browser.client.get("/status.json").json["changes"][0] == {  # type: ignore[index]
+        "time": "20270115T080000Z",
+        "who": "web_127.0.0.1",
+        "what": "pause everything",
+    }
+    with open(log, "ab") as file:
+        file.write(b"by hand <b>\x1b[31m\xff\n20270115T08")
+    page = browser.client.get("/changes").text
+    assert "by hand &lt;b&gt; [31m" in page
+    assert "20270115T08</code>" in page
+    log.write_bytes(b"x" * 3_000_000)
+    assert browser.client.get("/changes").status_code == 200
+    log.unlink()
+    for path in ("/", "/changes"):
+        assert browser.client.get(path).status_code == 200
+
+
+def test_a_rollout_that_was_halted_catches_the_eye(browser: Browser) -> None:
+    halted = Assignment(
+        parse_build_id("762"), paused=True, halted="7 of 20 laptops failed"
+    )
+    assign(browser.site, DEFAULT, halted)
+    page = browser.client.get("/").text
+    assert "(halted by the server: 7 of 20 laptops failed)" in page
+    assert "Look at the laptops that failed before you resume it." in page
+    text = browser.client.get("/metrics").text
+    assert 'olpc_update_assignment_halted{for="every other laptop"} 1\n' in text
+    assert 'olpc_update_assignment_paused{for="every other laptop"} 1\n' in text
+    assert 'olpc_update_assignment_percent{for="every other laptop"} 100\n' in text
 
 
 def test_the_numbers_for_prometheus(browser: Browser) -> None:
@@ -440,3 +537,25 @@ def test_a_stranger_is_approved(browser: Browser) -> None:
     assert "Approve" in browser.client.get("/laptops/STRANGER").text
     assert browser.change("/approve", serial="STRANGER").status_code == 303
     assert "STRANGER" in browser.site.laptops()
+    assert "STRANGER" not in browser.client.get("/laptops?among=unlisted").text
+
+
+def test_strangers_are_approved_together(browser: Browser) -> None:
+    browser.log_in()
+    for serial in ("NEW1", "NEW2", "NEW3"):
+        browser.reports.record(Poll(serial, NOW, "10.0.0.8", listed=False))
+    browser.reports.flush()
+    for path in ("/", "/laptops?among=unlisted"):
+        page = browser.client.get(path).text
+        assert page.count('type="checkbox" name="serial"') == 3
+    form = {"secret": browser.secret(), "group": "5B"}
+    for serials in (["NEW1", "NOBODY"], [], ["NEW1", "a b"]):
+        reply = browser.client.post("/approve", data={**form, "serial": serials})
+        assert reply.status_code in {400, 404}
+    assert "NEW1" not in browser.site.laptops()
+    reply = browser.client.post("/approve", data={**form, "serial": ["NEW1", "NEW2"]})
+    assert reply.headers["Location"] == "/laptops?among=unlisted"
+    found = browser.site.laptops()
+    assert [found[serial].group for serial in ("NEW1", "NEW2")] == ["5B", "5B"]
+    assert "NEW3" not in found
+    assert "approve NEW1, NEW2" in (browser.site.path / "changes.log").read_text()

@@ -17,7 +17,7 @@ from olpc_update_query.server import records, reports
 from olpc_update_query.server.laptops import Laptop
 from olpc_update_query.server.overview import Progress, look, look_at
 from olpc_update_query.server.recorder import Recorder
-from olpc_update_query.server.records import Event, Poll, StoredLease
+from olpc_update_query.server.records import Concern, Event, Poll, StoredLease
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
 from olpc_update_query.server.site import DAY
@@ -440,6 +440,7 @@ def test_the_overview_tells_who_runs_what(kept: Reports, tmp_path: Path) -> None
         "asked_this_week": 2,
         "never_asked": 0,
         "stolen": 1,
+        "unlisted": 1,
     }
     latest = found["latest"]
     assert isinstance(latest, list)
@@ -544,12 +545,13 @@ def test_how_far_a_rollout_is(kept: Reports, tmp_path: Path) -> None:
     }
 
 
-def test_a_search_takes_no_wildcards(kept: Reports) -> None:
-    write(kept, GOOD, GOOD._replace(serial="A_B%C"))
-    assert [state.serial for state in kept.search(SERIAL[3:].lower(), 9)] == [SERIAL]
-    assert [state.serial for state in kept.search("_b%", 9)] == ["A_B%C"]
-    assert kept.search("%", 9) == kept.search("_", 9)
-    assert len(kept.search("", 1)) == 1
+def test_when_each_asked_and_the_states_of_a_few(kept: Reports) -> None:
+    write(kept, GOOD, GOOD._replace(serial="A_B%C", lease_expiry=GOOD.asked))
+    assert kept.asked() == {SERIAL: GOOD.asked, "A_B%C": GOOD.asked}
+    ending = kept.asked(Concern.ENDING, GOOD.asked, DAY)
+    assert ending == {"A_B%C": GOOD.asked}
+    assert kept.states([SERIAL, "NOBODY"]) == {SERIAL: kept.state(SERIAL)}
+    assert kept.states([]) == {}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

@@ -110,6 +110,8 @@ def test_status_json(tmp_path: Path) -> None:
     reports = Reports(tmp_path / "reports.db")
     list_laptops(site, LAPTOP)
     reports.record(Poll(SERIAL, NOW, "10.0.0.7"))
+    with site.change("maria", "assign build 762"):
+        pass
     view = look(site, reports, NOW).to_json()
     reports.close()
     assert shape(json.loads(sample("json"))) == shape(view)
