@@ -747,7 +747,9 @@ class MissingExtra(SiteError):
 
     def hint(self) -> str:
         """Tell the command that installs it."""
-        return f"`pip install 'olpc-update-query[{self.extra}]'` installs it."
+        return (
+            f"`pip install '.[{self.extra}]'` in a clone of this project installs it."
+        )
 
 
 class StillNeeded(SiteError):

@@ -175,6 +175,8 @@ def _tell(site: Site, done: "Published") -> None:
         note("No delta was made: --delta-from BUILD makes updates much smaller.")
     if not site.laptops():
         say(f"Next: {PROGRAM} laptops import {site.path} FILE.csv")
+    elif build in site.rollout().builds():  # it was published again
+        say(f"Next: {PROGRAM} status {site.path}")
     else:
         say(f"Next: {PROGRAM} assign {site.path} --build {build} --percent 10")
 

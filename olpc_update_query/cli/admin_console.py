@@ -37,8 +37,8 @@ _ADVICE = {
         "that database there, and does it let this user in?"
     ),
     NoSpace: (
-        "Delete something there, or take a larger one; in a site, "
-        "`olpc-update-admin gc SITE --dry-run` says which builds nobody needs."
+        "Delete something there, or take a larger one; in a site, `olpc-update-admin "
+        "unpublish SITE BUILD` deletes a build, `gc SITE` all that nobody needs."
     ),
 }
 

@@ -58,7 +58,7 @@ def serve(
     opened = open_site(site)
     serving.heed_signals()
     wanted = (80 if os.geteuid() == 0 else 8080) if port is None else port
-    with contextlib.ExitStack() as ending:
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as ending:
         sockets = serving.listen(host, wanted)
         leases = _listen_for_leases(host, lease_port)
         for listener in (*sockets, *leases):
@@ -70,7 +70,7 @@ def serve(
         ending.callback(app.extensions["reports"].close)
         trusted = opened.settings().behind_proxies > 0
         reply = app.extensions["answerer"].answer_port
-        with contextlib.suppress(KeyboardInterrupt), served(leases, reply):
+        with served(leases, reply):
             _tell_port(leases)
             _announce(opened, serving.addresses(sockets), user)
             notify("READY=1")

@@ -46,7 +46,7 @@ from olpc_update_query.server.records import (
     write_leases,
     write_polls,
 )
-from olpc_update_query.system.files import disk_errors, no_space
+from olpc_update_query.system.files import disk_errors, free_bytes, no_space
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ _CACHE: Final = 512
 _STATEMENTS: Final = 8
 """Statements that each connection keeps: one for each size of batch adds up."""
 _T = TypeVar("_T")
+_BESIDE: Final = 1 << 20
+"""Free bytes below which an error of the disk, as SQLite calls it, is want of room."""
 _TRIES: Final = 5
 """How often something is written that another server is in the way of."""
 
@@ -356,7 +358,7 @@ def _open_file(where: Path) -> Engine:
     try:
         return _connect(where)
     except DatabaseError as error:
-        if _is_full(error):
+        if _is_full(error, where):
             raise no_space(where, 1) from error
         if isinstance(error, OperationalError):
             raise DiskFailed(str(where), _plain(error)) from error
@@ -367,13 +369,19 @@ def _open_file(where: Path) -> Engine:
         return _connect(where)
 
 
-def _is_full(error: DatabaseError) -> bool:
-    return "is full" in str(error.orig)
+def _is_full(error: DatabaseError, where: Path) -> bool:
+    """Tell whether it is room that lacks, also for the files beside SQLite's own."""
+    said = str(error.orig)
+    return "is full" in said or (
+        "disk I/O error" in said and free_bytes(where) < _BESIDE
+    )
 
 
 def _failure(name: str, error: DatabaseError) -> DiskFailed | NoSpace:
     """Return what to tell of a database that refuses."""
-    return NoSpace(name, 1, 0) if _is_full(error) else DiskFailed(name, _plain(error))
+    if _is_full(error, Path(name)):
+        return NoSpace(name, 1, 0)
+    return DiskFailed(name, _plain(error))
 
 
 def _plain(error: DatabaseError) -> str:

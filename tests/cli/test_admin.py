@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import pty
@@ -8,11 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench.school import free_port
 from olpc_update_query import errors
 from olpc_update_query.cli.admin import admin
 from olpc_update_query.model.messages import Query
@@ -243,7 +246,7 @@ def test_a_missing_extra_is_named(site: Site, words: str) -> None:
         check=False,
     )
     assert done.returncode == errors.MissingExtra.exit_code
-    assert "pip install 'olpc-update-query[server]'" in done.stderr
+    assert "pip install '.[server]'" in done.stderr
     assert len(done.stderr.splitlines()) == 2
 
 
@@ -260,7 +263,7 @@ def test_a_missing_driver_of_a_database_is_named(site: Site, words: str) -> None
     )
     assert done.returncode == errors.MissingExtra.exit_code
     assert "psycopg: this Python package is not installed" in done.stderr
-    assert "pip install 'olpc-update-query[postgresql]'" in done.stderr
+    assert "pip install '.[postgresql]'" in done.stderr
     assert len(done.stderr.splitlines()) == 2
     assert "secret" not in done.stderr
 
@@ -742,6 +745,25 @@ def test_ctrl_c_ends_it_too(site: Site) -> None:
     with serve(site.path) as served:
         served.process.send_signal(signal.SIGINT)
         assert served.process.wait(20) == 0
+
+
+def test_it_can_be_stopped_while_it_starts(site: Site) -> None:
+    """As a service is; the key is read when it has the port, and here never comes."""
+    key = site.keys / "oats.private"
+    key.unlink()
+    os.mkfifo(key, 0o600)
+    port = free_port()
+    words = [*COMMAND, "serve", str(site.path), "--host", "127.0.0.1"]
+    words += ["--port", str(port), "--lease-port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "Stopped.\n")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

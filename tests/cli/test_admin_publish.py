@@ -158,7 +158,8 @@ def test_check_proves_packs_when_it_is_asked_to(
     assert "error: rollout.toml: build 762 is assigned but not published" in ran.out
     assert "762: is no build: it has no manifest" in ran.out
     (site.builds / "762").rmdir()
-    shell.good("publish", site.path, tree, "--build", "762")
+    told = shell.good("publish", site.path, tree, "--build", "762")
+    assert f"Next: olpc-update-admin status {site.path}" in told, "it is assigned"
     assert "in order" in shell.good("check", site.path, "--packs")
 
 

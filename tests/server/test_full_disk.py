@@ -13,9 +13,11 @@ import pytest
 from olpc_update_query.errors import NoSpace
 from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server import rotating
+from olpc_update_query.server.clearing import unpublish
 from olpc_update_query.server.newsite import create_site
 from olpc_update_query.server.publish import publish
 from olpc_update_query.server.reports import Reports
+from olpc_update_query.server.steer import Actor
 from olpc_update_query.trust.keys import Role
 from tests.keys import SERIAL
 from tests.server.served import Served, serve
@@ -113,3 +115,28 @@ def test_what_did_not_fit_and_is_gone_again_is_not_said_to_be_missing(
     with pytest.raises(NoSpace, match=r"not enough space .*; [0-9,]+ bytes are free"):
         publish(small / "builds", tree, parse_build_id("762"))
     assert os.listdir(small / "builds") == [".lock"]
+
+
+def test_reports_that_cannot_be_opened_for_want_of_room(tmp_path: Path) -> None:
+    """SQLite calls it an error of the disk; what mends it is room, by `unpublish`."""
+    small, image = tmp_path / "small", tmp_path / "image"
+    small.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(8 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, small], check=True)
+    try:
+        site = make_site(small)
+        tree = build_tree(tmp_path / "tree", {"a": random.Random(1).randbytes(200_000)})
+        build = parse_build_id("760")
+        publish(site.builds, tree, build)
+        Reports(site.reports).close()
+        with site.change("maria", "something"):
+            pass
+        fill(small)
+        with pytest.raises(NoSpace):
+            Reports(site.reports)
+        unpublish(site, Actor("maria", 0), build)
+        Reports(site.reports).close()
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)
