@@ -17,13 +17,18 @@ LONGEST = 120.0
 class StrictParser(HTTPRequestParser):  # type: ignore[misc] # waitress has no types
     """Refuses a request whose end can be seen in two places (RFC 9112, 6.1)."""
 
+    path = ""  # what is logged of one that could not be read, when its client is gone
+
     def parse_header(self, header_plus: bytes) -> None:
         """Read the first line and the headers.
 
         Raises:
             ParsingError: They are malformed or ambiguous.
         """
-        super().parse_header(header_plus)
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:  # a length of thousands of digits
+            raise ParsingError("its Content-Length is no number") from error
         if self.version not in {"1.0", "1.1"}:
             raise ParsingError("this server speaks HTTP/1.0 and HTTP/1.1")
         if "TRANSFER_ENCODING" in self.headers:
