@@ -95,7 +95,13 @@ class Upstream:
         """
         if self._directory is not None:
             return sorted(on_stick(self._directory))
-        raw = read_whole(self.transport, self._builds, LARGEST_LIST)
+        try:
+            raw = read_whole(self.transport, self._builds, LARGEST_LIST)
+        except errors.BuildNotFound as error:
+            reason = (
+                "it tells no list of its builds, as plain web servers: --build NAME"
+            )
+            raise errors.BuildNotFound(self._builds, reason) from error
         return parse_list(self._builds, raw)
 
     def statements(self) -> bytes | None:

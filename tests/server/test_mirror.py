@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.relay import relay_to
+from bench.school import background, free_port
 from olpc_update_query import errors
 from olpc_update_query.model.orders import Order
 from olpc_update_query.model.wire import BuildId
@@ -207,6 +208,22 @@ def test_a_link_that_is_cut_all_the_time(nation: Nation) -> None:
         assert "1" not in served or nation.is_the_same(FIRST)
     assert runs >= 3
     assert needed < came < 1.01 * needed + runs * 5000
+
+
+@pytest.mark.needs("busybox-static")
+def test_from_a_plain_web_server(nation: Nation) -> None:
+    """One that lists nothing, and calls every range of a file HTML."""
+    nation.publish(FIRST)
+    (nation.www / "builds/index.html").unlink()
+    port = free_port()
+    words = ["busybox", "httpd", "-f", "-p", f"127.0.0.1:{port}", "-h"]
+    words.append(str(nation.www))
+    url = f"http://127.0.0.1:{port}/"
+    with open(os.devnull, "ab") as log, background(words, log.fileno(), port):
+        with pytest.raises(errors.BuildNotFound, match="--build NAME"):
+            nation.pull(url=url)
+        nation.pull(FIRST, url=url)
+    assert nation.is_the_same(FIRST)
 
 
 def test_a_wrong_byte_on_the_way_is_mended(nation: Nation) -> None:
