@@ -163,9 +163,8 @@ def _tell(site: Site, scope: Scope, assignment: Assignment) -> None:
         note(f"It is paused: `{PROGRAM} resume {site.path}` lets it go on.")
     if assignment.percent < 100:
         words = f"assign {site.path} --build {assignment.build}"
-        option = f" --{scope.kind} {scope.name}" if scope.name else ""
         say(f"Next: watch `{PROGRAM} status {site.path}`, then")
-        say(f"  {PROGRAM} {words}{option} --percent 100")
+        say(f"  {PROGRAM} {words}{scope.option} --percent 100")
     else:
         say(f"Next: {PROGRAM} status {site.path}")
 
@@ -250,7 +249,8 @@ def _pause(site: Path, scope: Scope | None, *, paused: bool) -> None:
     say(f"Resumed {what}.")
     for other, assignment in rollout.assignments.items():
         if assignment.paused:
-            note(f"Still paused: {other}.")
+            words = f"{PROGRAM} resume {site}{other.option}"
+            note(f"Still paused: {other}; `{words}` lets it go on.")
     if rollout.paused:
         note("Still paused: everything.")
     say(f"Next: {PROGRAM} status {site}")

@@ -70,7 +70,8 @@ def _show_shares(view: Overview) -> None:
         whole, running, failed, told = share.progress
         say(f"  {running} of {whole} run it, {told} are told to, {failed} failed")
         if share.assignment.halted:
-            say("  HALTED: look at the laptops that failed; `resume` lets it go on.")
+            words = f"resume SITE{share.whom.option}"
+            say(plain(f"  HALTED: look at those that failed; `{words}` lets it go on."))
 
 
 def show_leases(timezone: str, leases: Iterable[LeaseShare]) -> None:

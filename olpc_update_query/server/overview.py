@@ -13,7 +13,13 @@ from olpc_update_query.model.wire import format_time, parse_time
 from olpc_update_query.server.changelog import Change, latest_changes
 from olpc_update_query.server.laptops import Laptop
 from olpc_update_query.server.leasepolicy import LeasePolicy, choose
-from olpc_update_query.server.records import Concern, Position, State, is_failure
+from olpc_update_query.server.records import (
+    Concern,
+    Position,
+    State,
+    is_failure,
+    printable,
+)
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Rollout, Scope
 from olpc_update_query.server.site import DAY, Settings, Site
@@ -342,9 +348,13 @@ def look_at(site: Site, reports: Reports, laptop: Laptop, now: int) -> dict[str,
     if state is not None:
         row = _row_json(row_of(state, site.laptops()))
         facts |= {f"last_{name}": row[name] for name in _SAID}
-        facts["last_report"] = state.report
+        facts["last_report"] = printable(state.report or "") or None
     facts["events"] = [
-        {"time": moment(event.time), "kind": event.kind, "detail": event.detail}
+        {
+            "time": moment(event.time),
+            "kind": event.kind,
+            "detail": printable(event.detail),
+        }
         for event in reports.events(laptop.serial)
     ]
     return facts

@@ -83,6 +83,14 @@ LEASES: Final = sa.Table(
 )
 
 
+def printable(text: str) -> str:
+    """Return what a laptop tells without what a terminal or a page would obey.
+
+    That is control characters, and those that turn the direction of what follows.
+    """
+    return "".join(mark if mark.isprintable() else "?" for mark in text)
+
+
 class Attempt(NamedTuple):
     """What a laptop says of its last attempt to install a build.
 
@@ -176,7 +184,7 @@ class State(NamedTuple):
     def result(self) -> str:
         """What became of its last attempt, in a word or a sentence."""
         result = self._reported("result")
-        return result if isinstance(result, str) else ""
+        return printable(result) if isinstance(result, str) else ""
 
     @property
     def exit_code(self) -> int | None:

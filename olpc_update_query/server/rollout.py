@@ -7,6 +7,7 @@ only ever adds laptops. The others keep the build that ``others`` names, if it d
 """
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -48,6 +49,11 @@ class Scope(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}" if self.name else "every other laptop"
+
+    @property
+    def option(self) -> str:
+        """How a command names it, with a space before; nothing for the default."""
+        return f" --{self.kind} {shlex.quote(self.name)}" if self.name else ""
 
 
 DEFAULT: Final = Scope()

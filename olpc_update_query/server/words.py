@@ -59,6 +59,7 @@ SPANISH: Final[Mapping[str, str]] = {
     "Who asked last": "Quién preguntó último",
     "Has not asked for days": "No pregunta desde hace días",
     "Has never asked": "Nunca preguntó",
+    "Single laptops: %(number)s": "Equipos sueltos: %(number)s",
     "It has never asked.": "Nunca preguntó.",
     "It is marked as stolen.": "Está marcado como robado.",
     "It is not in laptops.csv.": "No está en laptops.csv.",

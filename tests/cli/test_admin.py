@@ -426,7 +426,7 @@ def test_what_the_server_halted_is_shown_and_resumed(shell: Shell, site: Site) -
     site.save_rollout(with_assignment(site.rollout_text(), DEFAULT, halted))
     out = shell.good("status", site.path)
     assert "halted by the server: 3 of 9" in out
-    assert "HALTED: look at the laptops that failed" in out
+    assert "HALTED: look at those that failed; `resume SITE` lets it go on." in out
     assert "resume" in shell.run("assign", site.path, "--build", "762").err
     shell.good("resume", site.path)
     found = site.rollout().assignments[DEFAULT]

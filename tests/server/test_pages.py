@@ -155,6 +155,18 @@ def test_the_table_is_for_a_spreadsheet_in_spanish(browser: Browser) -> None:
     assert lines[1].endswith(";no cabe: falta espacio en el equipo")
 
 
+def test_nothing_that_a_terminal_or_a_page_obeys_is_shown(browser: Browser) -> None:
+    evil = "\x1b[31mred\x07 \u202e \x9b5n\0"
+    report: dict[str, Json] = {"build": "762", "code": 33, "result": evil}
+    browser.reports.record(Poll(SERIAL, NOW, "10.0.0.7", report=report))
+    for path in ("/", "/laptops", "/laptops.csv", f"/laptops/{SERIAL}", "/status.json"):
+        text = browser.client.get(path).text
+        assert "[31mred" in text, path
+        assert [mark for mark in text if mark < " " and mark not in "\r\n"] == []
+        for mark in ("\u202e", "\x9b", "\\u001b"):
+            assert mark not in text, path
+
+
 def test_who_has_never_asked_is_found(browser: Browser) -> None:
     """A laptop that is listed is there, though nothing is known of it."""
     browser.reports.record(Poll(SERIAL, NOW, "10.0.0.7", build="760"))
@@ -221,6 +233,16 @@ def test_who_changed_what_is_shown(browser: Browser) -> None:
     log.unlink()
     for path in ("/", "/changes"):
         assert browser.client.get(path).status_code == 200
+
+
+def test_single_laptops_take_little_room(browser: Browser) -> None:
+    for number in range(30):
+        scope = Scope(Kind.SERIAL, f"SHC{number:08}")
+        assign(browser.site, scope, Assignment(parse_build_id("762")))
+    page = browser.client.get("/").text
+    assert page.count("<section>") == 1
+    assert "<summary>Single laptops: 30</summary>" in page
+    assert 'href="/laptops/SHC00000007">SHC00000007</a>: build 762' in page
 
 
 def test_a_rollout_that_was_halted_catches_the_eye(browser: Browser) -> None:

@@ -160,7 +160,7 @@ def test_a_report_may_hold_anything(kept: Reports) -> None:
     write(kept, POLL._replace(report=odd))
     state = kept.state(SERIAL)
     assert state is not None
-    assert state.result == "\n\x1b[31m\"'\\ñ"
+    assert state.result == "??[31m\"'\\ñ"
     write(kept, POLL._replace(report={"result": ["no", "text"]}))
     state = kept.state(SERIAL)
     assert state is not None
