@@ -1,7 +1,7 @@
 """The controls on the pages: what whoever knows the password may change there."""
 
 from flask import Flask, redirect, request
-from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.exceptions import BadRequest, Conflict, NotFound
 
 from olpc_update_query.model.wire import parse_build_id
 from olpc_update_query.server import steer
@@ -14,13 +14,14 @@ from olpc_update_query.server.forms import (
 from olpc_update_query.server.laptops import normal_serial, parse_group
 from olpc_update_query.server.pages import Pages
 from olpc_update_query.server.refusals import (
+    NO_BUILD,
     NO_LAPTOP,
     NO_SERIAL,
     NOBODY,
     Refused,
 )
 from olpc_update_query.server.reports import Reports
-from olpc_update_query.server.rollout import Scope
+from olpc_update_query.server.rollout import Kind, Scope
 from olpc_update_query.server.screen import Reply, Screen, parsed, root_path
 from olpc_update_query.server.site import Site
 
@@ -47,6 +48,7 @@ class Controls:
             ("/assign", self.assign),
             ("/pause", self.pause),
             ("/stolen", self.stolen),
+            ("/pin", self.pin),
             ("/approve", self.approve),
             ("/leases", self.leases),
             ("/timezone", self.timezone),
@@ -76,6 +78,19 @@ class Controls:
         serial = parsed(normal_serial, _field("serial"), NO_SERIAL)
         is_stolen = _field("stolen") == "yes"
         steer.mark_stolen(self._site, actor, serial, stolen=is_stolen)
+        return redirect(f"{root_path()}laptops/{serial}", 303)
+
+    def pin(self) -> Reply:
+        """Let a laptop keep the build that it runs, or follow the others again."""
+        actor = self._screen.administrator()
+        serial = parsed(normal_serial, _field("serial"), NO_SERIAL)
+        if _field("pin") != "yes":
+            steer.unassign(self._site, actor, Scope(Kind.SERIAL, serial))
+        else:
+            state = self._reports.states([serial]).get(serial)
+            if state is None or state.build is None:
+                raise Refused(Conflict.code, NO_BUILD)
+            steer.pin(self._site, actor, serial, parse_build_id(state.build))
         return redirect(f"{root_path()}laptops/{serial}", 303)
 
     def approve(self) -> Reply:

@@ -195,6 +195,7 @@ class Pages:
             state=state,
             spoken=_SPOKEN,
             is_listed=named in known,
+            is_single=Scope(Kind.SERIAL, named) in self._site.rollout().assignments,
             facts=facts,
             events=events,
         )

@@ -351,6 +351,7 @@ CHANGES = [
     ("/assign", {"build": "762", "kind": "default", "percent": "50"}),
     ("/pause", {"paused": "yes"}),
     ("/stolen", {"serial": SERIAL, "stolen": "yes"}),
+    ("/pin", {"serial": SERIAL, "pin": "yes"}),
     ("/approve", {"serial": "STRANGER"}),
     ("/leases", {"whom": "group:5B", "days": "60"}),
     ("/timezone", {"timezone": "America/Lima"}),
@@ -549,6 +550,26 @@ def test_a_laptop_is_stolen_and_found(browser: Browser) -> None:
     browser.change("/stolen", serial=SERIAL, stolen="no")
     assert not browser.site.laptops()[SERIAL].stolen
     assert browser.change("/stolen", serial="NOBODY", stolen="yes").status_code == 409
+
+
+def test_a_laptop_keeps_its_build_and_follows_the_others_again(
+    browser: Browser,
+) -> None:
+    browser.log_in()
+    scope = Scope(Kind.SERIAL, SERIAL)
+    assert browser.change("/pin", serial=SERIAL, pin="yes").status_code == 409
+    assert browser.change("/pin", serial=SERIAL, pin="no").status_code == 409
+    browser.reports.record(Poll(SERIAL, NOW, "10.0.0.7", build="760"))
+    browser.reports.flush()
+    assert "Keep build 760" in browser.client.get(f"/laptops/{SERIAL}").text
+    reply = browser.change("/pin", serial=SERIAL, pin="yes")
+    assert (reply.status_code, reply.headers["Location"]) == (303, f"/laptops/{SERIAL}")
+    found = browser.site.rollout().assignments[scope]
+    assert (found.build, found.by) == ("760", "web_127.0.0.1")
+    page = browser.client.get(f"/laptops/{SERIAL}").text
+    assert "Let it follow the others" in page
+    browser.change("/pin", serial=SERIAL, pin="no")
+    assert scope not in browser.site.rollout().assignments
 
 
 def test_a_stranger_is_approved(browser: Browser) -> None:

@@ -196,6 +196,7 @@ def test_what_was_asked_for_amiss(spanish: Browser) -> None:
         ("/assign", {"build": "762", "percent": "1", "kind": "serial"}, 400),
         ("/assign", {"build": "762", "kind": "default", "name": "x"}, 400),
         ("/pause", {"kind": "group", "name": "9Z", "paused": "yes"}, 409),
+        ("/pin", {"serial": "NADIE", "pin": "yes"}, 409),
         ("/stolen", {"serial": "NADIE", "stolen": "yes"}, 409),
         ("/stolen", {"serial": "a b"}, 400),
         ("/approve", {"serial": "NADIE"}, 404),
