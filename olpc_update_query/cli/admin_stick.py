@@ -166,6 +166,10 @@ def import_(site: Path, stick: Path) -> None:
         f"Reports: {len(found.taken)} new, {found.known} known already, "
         f"{len(found.refused)} refused{unread}."
     )
+    strangers = [serial for serial in found.taken if serial not in opened.laptops()]
+    if strangers:
+        note(f"Not in laptops.csv: {len(strangers)} of the new, such as {strangers[0]}.")
+        note("  hint: is it this school's stick? `laptops approve` lists them.")
     if found.unread:
         raise found.unread[0]
     say(f"Next: {PROGRAM} status {site}")

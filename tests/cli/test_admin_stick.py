@@ -244,8 +244,9 @@ def test_reports_come_home(shell: Shell, site: Site, stick: Path) -> None:
     leave(stick, build="762", code=0, result="build 762 is installed and boots next")
     leave(stick, EVA.serial, build="762", code=33, result="not enough space")
     leave(stick, "SHC00000001")
-    out = shell.good("reports", "import", site.path, stick)
-    assert out.splitlines()[0] == "Reports: 3 new, 0 known already, 0 refused."
+    ran = shell.run("reports", "import", site.path, stick)
+    assert ran.out.splitlines()[0] == "Reports: 3 new, 0 known already, 0 refused."
+    assert "Not in laptops.csv: 1 of the new, such as SHC00000001." in ran.err
     out = shell.good("reports", "import", site.path, stick / "reports")
     assert out.splitlines()[0] == "Reports: 0 new, 3 known already, 0 refused."
     facts = json.loads(shell.good("laptops", "show", site.path, SERIAL, "--json"))
