@@ -168,7 +168,9 @@ def import_(site: Path, stick: Path) -> None:
     )
     strangers = [serial for serial in found.taken if serial not in opened.laptops()]
     if strangers:
-        note(f"Not in laptops.csv: {len(strangers)} of the new, such as {strangers[0]}.")
+        note(
+            f"Not in laptops.csv: {len(strangers)} of the new, such as {strangers[0]}."
+        )
         note("  hint: is it this school's stick? `laptops approve` lists them.")
     if found.unread:
         raise found.unread[0]
