@@ -103,16 +103,19 @@ class _Server:
                 self._send(client, head.encode() + bytes(last - start + 1))
 
     def _send(self, client: socket.socket, data: bytes) -> None:
+        """Send, and note what arrives at once, also while nothing more can be sent."""
         sent = arrived = 0
         while arrived < len(data):
-            if sent < len(data):
-                sent += client.send(data[sent : sent + 512])
-            else:
+            before = sent
+            with contextlib.suppress(BlockingIOError):
+                sent += client.send(data[sent : sent + 512], socket.MSG_DONTWAIT)
+            if sent == before:
                 time.sleep(0.005)
             waiting = fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4))
             (unsent,) = struct.unpack("i", waiting)
-            self.came.append((time.monotonic(), sent - unsent - arrived))
-            arrived = sent - unsent
+            if sent - unsent > arrived:
+                self.came.append((time.monotonic(), sent - unsent - arrived))
+                arrived = sent - unsent
 
 
 if __name__ == "__main__":

@@ -72,8 +72,7 @@ class ThrottledTransport(HttpTransport):
         advance = self._window * 3 // 2 + self._piece + _BEHIND_HEAD
         if length is not None:
             advance = min(advance, length)
-        self.pay(advance)
-        self.wait()
+        self.wait(self.pay(advance))
         return advance
 
     def _paced(
@@ -85,15 +84,21 @@ class ThrottledTransport(HttpTransport):
         super()._count(received, sent=sent)
         self.pay(received)
 
-    def pay(self, size: int) -> None:
-        """Book bytes, or give them back; no more may come before they are due."""
+    def pay(self, size: int) -> float:
+        """Book bytes, or give them back; return when they are due."""
         with self._lock:
             earliest = self._clock.boottime() - _CREDIT
             self._due = max(self._due, earliest) + size * _PACKETS / self._limit
+            return self._due
 
-    def wait(self) -> None:
-        """Wait until what has been booked is due."""
-        if (wait := self._due - self._clock.boottime()) > 0:
+    def wait(self, due: float | None = None) -> None:
+        """Wait until all that has been booked is due, or what this one has booked.
+
+        Connections that are begun together so begin one after the other: each takes in
+        some kilobytes at once.
+        """
+        moment = self._due if due is None else due
+        if (wait := moment - self._clock.boottime()) > 0:
             self._clock.sleep(wait)
 
 
@@ -120,7 +125,8 @@ class _Slowly(Iterator[bytes]):
         self._first = min(advance, _BEHIND_HEAD)
 
     def __next__(self) -> bytes:
-        self._transport.wait()
+        if not self._first:  # which is paid for, and due
+            self._transport.wait()
         piece = next(self._chunks)
         first = min(len(piece), self._first)
         self._give_back(first)

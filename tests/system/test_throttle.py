@@ -148,3 +148,23 @@ def test_parallel_downloads_share_the_bandwidth(tmp_path: Path) -> None:
     assert sum(got) == 3 * size
     assert took >= 0.95 * 3 * size / limit
     assert max(got) <= limit / 16, "no bursts"
+
+
+def test_connections_that_begin_together_begin_one_after_the_other(
+    tmp_path: Path,
+) -> None:
+    """Each takes in some kilobytes at once; together they would be a burst."""
+    (tmp_path / "pack").write_bytes(DATA)
+    clock = FakeClock(0)
+    with serve(tmp_path) as site:
+        transport = ThrottledTransport("test", {}, clock, 10_000)
+        mine = transport.pay(5000)
+        transport.pay(5000)  # another connection's
+        transport.wait(mine)
+        assert 0.4 < clock.boottime() < 0.6
+        chunks = transport.get(site.url + "pack").chunks
+        begun = clock.boottime()
+        transport.pay(100_000)
+        next(chunks)
+        assert clock.boottime() == begun, "it is paid for, and due"
+        transport.close()
