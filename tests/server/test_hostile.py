@@ -333,12 +333,14 @@ def test_ranges(served: Served, ranges: bytes, wanted: int) -> None:
 
 def test_guesses_at_the_password_one_at_a_time(served: Served) -> None:
     def guess(number: int) -> int:
-        reply = ask(
-            *(served.port, "POST", "/login", f"password=wrong{number}"),
-            {"Content-Type": "application/x-www-form-urlencoded"},
-            source="127.0.0.7",
-        )
-        return reply.status
+        while True:
+            reply = ask(
+                *(served.port, "POST", "/login", f"password=wrong{number}"),
+                {"Content-Type": "application/x-www-form-urlencoded"},
+                source="127.0.0.7",
+            )
+            if reply.status != 503:  # too many at once: again
+                return reply.status
 
     with ThreadPoolExecutor(30) as pool:
         seen = list(pool.map(guess, range(60)))
