@@ -341,6 +341,7 @@ def test_guesses_at_the_password_one_at_a_time(served: Served) -> None:
             )
             if reply.status != 503:  # too many at once: again
                 return reply.status
+            time.sleep(0.3)
 
     with ThreadPoolExecutor(30) as pool:
         seen = list(pool.map(guess, range(60)))
