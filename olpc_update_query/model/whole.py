@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 PACK_LEVEL = 9
 """zstd's level for full packs, with our parameters: see ``docs/adr/0047``."""
 
-_GREEDY: Final = 3  # zstandard.STRATEGY_GREEDY, which is imported late
+_DFAST, _GREEDY, _LAZY = 2, 3, 4  # zstandard.STRATEGY_DFAST, which is imported late
 _TUNED: Final[dict[int, dict[str, int]]] = {  # by the largest size
-    16 << 10: {"search_log": 4, "hash_log": 14},
-    128 << 10: {"search_log": 4, "hash_log": 16, "strategy": _GREEDY},
-    256 << 10: {"search_log": 3, "hash_log": 16},
-    1 << 20: {"search_log": 3, "hash_log": 17},
-    8 << 20: {"search_log": 3, "hash_log": 19, "min_match": 5},
-    1 << 40: {"search_log": 4, "hash_log": 20, "min_match": 5},
+    16 << 10: {"strategy": _DFAST, "hash_log": 14, "chain_log": 13},
+    1 << 20: {"strategy": _DFAST, "hash_log": 16, "chain_log": 15},
+    8 << 20: {"strategy": _LAZY, "hash_log": 19, "search_log": 3, "min_match": 5},
+    1 << 40: {
+        "strategy": _GREEDY, "hash_log": 20, "search_log": 4, "min_match": 5,
+        "window_log": 22,
+    },
 }
 _JOBS: Final = {"threads": -1, "job_size": 8 << 20, "overlap_log": 6}
 
@@ -93,7 +94,7 @@ def _parameters(level: int, size: int) -> "zstandard.ZstdCompressionParameters":
     window_log = from_level(level, source_size=size, dict_size=0).window_log
     ours = {"window_log": min(window_log, WINDOW_LOG)}
     if level == PACK_LEVEL:
-        ours |= {"strategy": zstandard.STRATEGY_LAZY, "min_match": 4}
+        ours |= {"min_match": 4}
         ours |= next(tuned for most, tuned in _TUNED.items() if size <= most)
         ours |= _JOBS if size > _JOBS["job_size"] else {}
     return from_level(level, source_size=size, dict_size=0, **ours)

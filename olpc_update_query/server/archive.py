@@ -30,6 +30,7 @@ IN_MEMORY = 8 << 20
 """Bytes of the largest content that is held in memory."""
 
 _BUFFER = 256 << 10
+_CHUNK = 1 << 20
 
 
 class Archive(Closing):
@@ -125,16 +126,27 @@ class Archive(Closing):
                 yield content
 
 
-class Remains(Archive):
+class Unfinished(Archive):
+    """A full pack that is being written; like `Archive`, but knows no frames.
+
+    Args:
+        path: The directory of the build that it is to be.
+    """
+
+    def __init__(self, path: Path) -> None:  # no index: the parent's does not fit
+        self.path, self.contents, self.frames = path, Sha256(""), {}
+        self._pack = open(path / "pack", "rb", buffering=0)  # noqa: SIM115 - see close
+
+
+class Remains(Unfinished):
     """A full pack that somebody did not finish writing; like `Archive`.
 
     Args:
         path: The directory of the build that it was to be.
     """
 
-    def __init__(self, path: Path) -> None:  # no index: the parent's does not fit
-        self.path, self.contents, self.frames = path, Sha256(""), {}
-        self._pack = open(path / "pack", "rb", buffering=0)  # noqa: SIM115 - see close
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         size, offset = os.fstat(self._pack.fileno()).st_size, 0
         with open(path / LINES, "rb") as lines, contextlib.suppress(Malformed):
             for line in lines:
@@ -244,6 +256,12 @@ class _Stretch(io.RawIOBase):
         count = os.preadv(self._descriptor, [room], self._at)
         self._at += count
         return count
+
+
+def iter_chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """Read a file to its end in pieces."""
+    while chunk := file.read(_CHUNK):
+        yield chunk
 
 
 def digest_of(path: Path) -> Sha256:

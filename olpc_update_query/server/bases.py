@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from mmap import mmap
+from typing import NamedTuple
 
-from olpc_update_query.model.manifest import Entry, Kind
+from olpc_update_query.model.manifest import Entry, Kind, TreePath
 from olpc_update_query.model.pack import BASE_WINDOW, SEGMENT
 from olpc_update_query.server.archive import let_go
-from olpc_update_query.server.packing import Content
 
 _DIGITS = re.compile(rb"[0-9]+")
 _SAMPLE = 32
@@ -25,6 +25,20 @@ _SAMPLES = 8
 _SEARCHES = 3  # of a whole base, for each segment
 _NEAR = 64 << 10
 _DULL = 8  # a sample of fewer different bytes is found anywhere
+
+
+class Content(NamedTuple):
+    """One distinct content of a tree.
+
+    Attributes:
+        digest: Its SHA-256, 32 raw bytes.
+        size: Its length in bytes.
+        path: The first path that has it.
+    """
+
+    digest: bytes
+    size: int
+    path: TreePath
 
 
 class _Group:

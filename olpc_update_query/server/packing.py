@@ -9,12 +9,10 @@ is taken from there.
 
 import hashlib
 import os
-import tempfile
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from shutil import copyfileobj
 from typing import IO, NamedTuple, TypeVar
@@ -37,39 +35,18 @@ from olpc_update_query.model.whole import (
 from olpc_update_query.model.wire import Sha256
 from olpc_update_query.ports import Progress
 from olpc_update_query.server.archive import IN_MEMORY, LINES, Archive
+from olpc_update_query.server.inside import InsidePack
 from olpc_update_query.server.tree import Tree
 from olpc_update_query.server.walk import changed
 
-DELTA_LEVEL = 19
-_CHUNK = 1 << 20
 _AHEAD = 32
 _ROOM = 24 << 20  # bytes of contents that may be ahead
 _BATCH = 1 << 20
 _MOST = 128  # contents of a batch
-SPOOLED = 256 << 10
-"""The most bytes of what is spooled that stay in memory."""
-_HEAVY = 2 << 20
 _COPY = 1 << 20
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-_heavy = threading.Semaphore(2)
-
-
-class Content(NamedTuple):
-    """One distinct content of a tree.
-
-    Attributes:
-        digest: Its SHA-256, 32 raw bytes.
-        size: Its length in bytes.
-        path: The first path that has it.
-    """
-
-    digest: bytes
-    size: int
-    path: TreePath
 
 
 def in_order(
@@ -113,48 +90,6 @@ def in_order(
                 drop(future.result())
 
 
-@contextmanager
-def in_turn(size: int) -> Iterator[None]:
-    """Let only two at a time work on much: each takes up to 170 MB for zstd's tables.
-
-    Args:
-        size: Bytes of the content, and of its base.
-    """
-    if size < _HEAVY:
-        yield
-        return
-    with _heavy:
-        yield
-
-
-def spool(chunks: Iterable[bytes], directory: Path) -> IO[bytes]:
-    """Keep pieces for a while, in memory or, when they are many, in a file.
-
-    Args:
-        chunks: The pieces.
-        directory: Where the file is made; it has no name.
-
-    Returns:
-        A file at its first byte.
-    """
-    kept: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOLED, dir=str(directory))  # noqa: SIM115 - it is returned
-    with ExitStack() as stack:
-        stack.callback(kept.close)
-        for chunk in chunks:
-            kept.write(chunk)
-        kept.seek(0)
-        stack.pop_all()
-    return kept
-
-
-def append(out: IO[bytes], kept: IO[bytes]) -> int:
-    """Move what was spooled to the end of a file and return how many bytes it was."""
-    start = out.tell()
-    with kept:
-        copyfileobj(kept, out, _COPY)
-    return out.tell() - start
-
-
 class Pack(NamedTuple):
     """A full pack that was written.
 
@@ -174,6 +109,7 @@ def write_pack(
     tree: Tree,
     files: Sequence[Entry],
     archives: Sequence[Archive],
+    inside: InsidePack,
     progress: Progress,
 ) -> Pack:
     """Write ``pack``, and beside it `LINES`, from which a killed publication goes on.
@@ -183,6 +119,7 @@ def write_pack(
         tree: The tree with the files.
         files: Those of its files that are no other's name, in the order of the pack.
         archives: Earlier builds whose frames may be used again.
+        inside: Who is told of each content that it wants.
         progress: Who is told how far it is.
 
     Raises:
@@ -199,8 +136,12 @@ def write_pack(
             if digest not in written:
                 start = out.tell()
                 digest = packer.write(packed, out)
-                lines.write(_index_line(digest, out.tell() - start, file.size))
                 written.add(digest)
+                frame = _frame(digest, start, out.tell() - start, file.size)
+                lines.write(encode_pack_frame(frame))
+                if inside.wants(frame):
+                    out.flush()
+                    inside.begin(frame)
             digests[file.path] = digest
             done += file.size
             progress.transferred(done, total)
@@ -224,9 +165,8 @@ def write_index(target: Path, manifest: Sha256, pack: Pack) -> None:
         copyfileobj(lines, index)
 
 
-def _index_line(digest: bytes, packed: int, size: int) -> bytes:
-    segment = Segment(0, 0, packed, size)
-    return encode_pack_frame(Frame(digest, size, None, 0, (segment,)))
+def _frame(digest: bytes, offset: int, packed: int, size: int) -> Frame:
+    return Frame(digest, size, None, offset, (Segment(0, 0, packed, size),))
 
 
 class _Packed(NamedTuple):
@@ -337,12 +277,6 @@ def _batches(files: Iterable[tuple[int, Entry]]) -> Iterator[list[tuple[int, Ent
             yield batch
             batch, size = [], 0
     yield batch
-
-
-def iter_chunks(file: IO[bytes]) -> Iterator[bytes]:
-    """Read a file to its end in pieces."""
-    while chunk := file.read(_CHUNK):
-        yield chunk
 
 
 def is_sound(archive: Archive, frame: Frame) -> bool:

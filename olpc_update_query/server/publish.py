@@ -5,10 +5,9 @@ renamed at the end: it is there whole or not at all. The same tree gives the sam
 bytes, whenever and wherever it is published with the same zstd library.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +28,20 @@ from olpc_update_query.model.manifest import (
 from olpc_update_query.model.whole import pack_content
 from olpc_update_query.model.wire import BuildId, Sha256
 from olpc_update_query.ports import Progress
-from olpc_update_query.server.archive import LINES, Archive, Remains, digest_of
-from olpc_update_query.server.deltas import write_delta, write_inside
+from olpc_update_query.server.archive import (
+    LINES,
+    Archive,
+    Remains,
+    digest_of,
+    iter_chunks,
+)
+from olpc_update_query.server.deltas import write_delta
 from olpc_update_query.server.fit import check_bootable
 from olpc_update_query.server.heap import give_back_large_blocks
+from olpc_update_query.server.inside import InsidePack
 from olpc_update_query.server.ownership import hand_over
 from olpc_update_query.server.packing import (
     Pack,
-    iter_chunks,
     write_index,
     write_pack,
 )
@@ -282,14 +287,16 @@ class _Publisher:
         entries = list(self.tree.entries(self.progress))
         if self.must_boot:
             check_bootable(entries)
-        pack = self._write_pack(entries)
-        header = self._write_manifest(build, entries, pack.digests)
         manifest = self.stage / "contents"
-        facts = OrderFacts(build, digest_of(manifest), manifest.stat().st_size)
-        if sign_order:
-            (self.stage / "order").write_bytes(sign_order(facts))
-        write_index(self.stage, facts.contents, pack)
-        self._finish_lists()
+        with InsidePack(self.stage) as inside:
+            pack = self._write_pack(entries, inside)
+            inside.finish(set(pack.digests.values()))
+            header = self._write_manifest(build, entries, pack.digests)
+            facts = OrderFacts(build, digest_of(manifest), manifest.stat().st_size)
+            if sign_order:
+                (self.stage / "order").write_bytes(sign_order(facts))
+            write_index(self.stage, facts.contents, pack)
+            self._finish_lists(inside)
         deltas = {old: self._write_delta(old) for old in delta_from}
         (self.stage / LINES).unlink()
         for path in (self.stage, *self.stage.rglob("*")):
@@ -326,7 +333,7 @@ class _Publisher:
     def _time(self, entry: Entry) -> int:
         return entry.mtime_ns if self.mtime_ns is None else self.mtime_ns
 
-    def _write_pack(self, entries: Iterable[Entry]) -> Pack:
+    def _write_pack(self, entries: Iterable[Entry], inside: InsidePack) -> Pack:
         """Write the pack, the newest files first."""
         files = [
             entry
@@ -349,18 +356,17 @@ class _Publisher:
                 known |= archive.frames.keys()
                 archives.append(archive)
             self.progress.step(f"packing {len(files):,} files")
-            return write_pack(self.stage, self.tree, files, archives, self.progress)
+            return write_pack(
+                *(self.stage, self.tree, files, archives), inside, self.progress
+            )
 
-    def _finish_lists(self) -> None:
+    def _finish_lists(self, inside: InsidePack) -> None:
         self.progress.step("taking apart what is compressed")
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            work: list[Future[object]] = [
-                pool.submit(compress, self.stage / "contents"),
-                pool.submit(compress, self.stage / "pack.index"),
-                pool.submit(write_inside, self.stage),
-            ]
-        for each in work:
-            each.result()
+        with ThreadPoolExecutor(2) as pool:
+            lists = [self.stage / "contents", self.stage / "pack.index"]
+            packed = pool.map(compress, lists)
+            inside.write()
+        list(packed)
 
     def _write_delta(self, old: BuildId) -> int:
         self.progress.step(f"making the delta from {old}")

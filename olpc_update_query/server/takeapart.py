@@ -12,7 +12,7 @@ import itertools
 import lzma
 import tempfile
 import zlib
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from mmap import mmap
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -64,6 +64,20 @@ class Stretch(NamedTuple):
     end: int
 
 
+class File(NamedTuple):
+    """A file of an archive that is in a content.
+
+    Attributes:
+        begin: Where it begins in what is in the content,
+        end: and ends.
+        digest: Its SHA-256, 32 raw bytes.
+    """
+
+    begin: int
+    end: int
+    digest: bytes
+
+
 class Apart(NamedTuple):
     """A content taken apart.
 
@@ -96,21 +110,42 @@ class Apart(NamedTuple):
         )
         return b"".join((before, self.inner, after))
 
-    def describe(self, known: Container[bytes]) -> tuple[Inside, bytes] | None:
+    def files(self) -> Iterator[File]:
+        """Find the files of an archive that is in it, but for the smallest."""
+        for begin, end in cpio_files(self.inner):
+            if end - begin < _MIN_COPY:
+                continue
+            with memoryview(self.inner) as view, view[begin:end] as file:
+                yield File(begin, end, hashlib.sha256(file).digest())
+            let_go(self.inner)
+
+    def settings(self) -> Part | None:
+        """Find out with which settings the same bytes come out again, if with any."""
+        kind, start, _, begin, end = self.stretch
+        for settings in _CANDIDATES[kind](self.content, start):
+            part = Part(kind, len(self.inner), settings)
+            if can_make(part) and self._is_made_by(part, begin, end):
+                return part
+        return None
+
+    def describe(
+        self, copied: Iterable[File] = (), settings: Part | None = None
+    ) -> tuple[Inside, bytes] | None:
         """Say how the content can be made again; None when it cannot.
 
         Args:
-            known: Digests of contents that the laptop has by then.
+            copied: Files in it that the laptop has by then.
+            settings: The settings, where they are known.
 
         Returns:
             The description, and the bytes for its segments.
         """
         _, _, _, begin, end = self.stretch
         rest = len(self.content) - end
-        copies, between = self._copies(known)
+        copies, between = self._copies(copied)
         if begin + rest + sum(stop - start for start, stop in between) > _MAX_GAPS:
             return None
-        part = self._settings()
+        part = settings or self.settings()
         if part is None:
             return None
         parts = (Part(Kind.RAW, begin), part, Part(Kind.RAW, rest))
@@ -118,22 +153,6 @@ class Apart(NamedTuple):
         gaps = [self.content[:begin], *gaps, self.content[end:]]
         description = Inside(tuple(part for part in parts if part.size), (), copies)
         return description, b"".join(gaps)
-
-    def holds_any(self, known: Container[bytes]) -> bool:
-        """Tell whether a known content is inside, before settings are looked for.
-
-        Args:
-            known: Digests of contents.
-        """
-        return bool(self._copies(known)[0])
-
-    def _settings(self) -> Part | None:
-        kind, start, _, begin, end = self.stretch
-        for settings in _CANDIDATES[kind](self.content, start):
-            part = Part(kind, len(self.inner), settings)
-            if can_make(part) and self._is_made_by(part, begin, end):
-                return part
-        return None
 
     def _is_made_by(self, part: Part, place: int, end: int) -> bool:
         """Make it, and stop at the first difference."""
@@ -145,22 +164,16 @@ class Apart(NamedTuple):
         return place == end
 
     def _copies(
-        self, known: Container[bytes]
+        self, files: Iterable[File]
     ) -> tuple[tuple[Copy, ...], list[tuple[int, int]]]:
-        """Find contents of the build inside, and where what lies between them is."""
+        """Return what is copied, and where what lies between is."""
         copies: list[Copy] = []
         between: list[tuple[int, int]] = []
         place, skip = 0, self.stretch.begin
-        for begin, end in cpio_files(self.inner):
-            if end - begin < _MIN_COPY or len(copies) == MAX_COPIES:
-                continue
-            with memoryview(self.inner) as view, view[begin:end] as file:
-                digest = hashlib.sha256(file).digest()
-            let_go(self.inner)
-            if digest in known:
-                between.append((place, begin))
-                copies.append(Copy(skip + begin - place, digest))
-                place, skip = end, 0
+        for begin, end, digest in itertools.islice(files, MAX_COPIES):
+            between.append((place, begin))
+            copies.append(Copy(skip + begin - place, digest))
+            place, skip = end, 0
         return tuple(copies), [*between, (place, len(self.inner))]
 
 

@@ -31,8 +31,7 @@ from olpc_update_query.model.entry import (
     parse_path,
 )
 from olpc_update_query.ports import Progress
-from olpc_update_query.server.archive import open_stretch
-from olpc_update_query.server.packing import iter_chunks
+from olpc_update_query.server.archive import iter_chunks, open_stretch
 from olpc_update_query.server.tar import Member, Stretch, Type, read_members
 from olpc_update_query.server.walk import LEFT_OUT, belongs, check_size
 from olpc_update_query.system.closing import Closing

@@ -32,6 +32,8 @@ from olpc_update_query.model.pack import (
 )
 from olpc_update_query.model.whole import pack_content
 from olpc_update_query.perform_update.activate import Layout
+from olpc_update_query.server.archive import Archive
+from olpc_update_query.server.inside import InsidePack
 
 TIME = 1_600_000_000
 SEGMENT = 50_000  # small, so that a test has several of them
@@ -256,3 +258,12 @@ class StillClock:
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.time += round(seconds)
+
+
+def write_inside(directory: Path) -> int:
+    """Add what a publisher finds in a published build's own contents."""
+    with Archive(directory) as pack, InsidePack(directory) as inside:
+        for frame in filter(inside.wants, pack.frames.values()):
+            inside.begin(frame)
+        inside.finish(pack.frames)
+        return inside.write()

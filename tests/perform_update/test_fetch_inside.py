@@ -11,9 +11,8 @@ import pytest
 from olpc_update_query.perform_update.expand import Wishes, expand
 from olpc_update_query.perform_update.store import Downloads
 from olpc_update_query.perform_update.vault import Vault
-from olpc_update_query.server.deltas import write_inside
 from olpc_update_query.system import compressors
-from tests.perform_update.published import contents_of, make_build
+from tests.perform_update.published import contents_of, make_build, write_inside
 from tests.perform_update.published import publish as publish_by_hand
 from tests.perform_update.world import World, make_world
 from tests.server.test_takeapart import cpio

@@ -12,8 +12,8 @@ import pytest
 
 from olpc_update_query.model.delta import DeltaHeader, read_delta_index
 from olpc_update_query.model.pack import Frame, unpack_segment
-from olpc_update_query.server.deltas import write_delta, write_inside
-from tests.perform_update.published import install, make_build, publish
+from olpc_update_query.server.deltas import write_delta
+from tests.perform_update.published import install, make_build, publish, write_inside
 from tests.perform_update.world import World, make_world
 from tests.server.test_takeapart import cpio
 

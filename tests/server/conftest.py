@@ -25,7 +25,7 @@ def tree(tmp_path: Path) -> Path:
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compress less: these tests are not about how small it gets."""
     monkeypatch.setattr("olpc_update_query.server.packing.PACK_LEVEL", 3)
-    monkeypatch.setattr("olpc_update_query.server.deltas.DELTA_LEVEL", 3)
+    monkeypatch.setattr("olpc_update_query.server.deltafile._LEVEL", 3)
 
 
 @pytest.fixture(scope="module")

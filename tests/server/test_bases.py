@@ -10,8 +10,7 @@ from olpc_update_query.model.pack import (
     BASE_WINDOW,
     SEGMENT,
 )
-from olpc_update_query.server.bases import Windows, choose_bases
-from olpc_update_query.server.packing import Content
+from olpc_update_query.server.bases import Content, Windows, choose_bases
 from tests.server.published import noise
 
 

@@ -119,7 +119,7 @@ def test_what_resembles_nothing_is_whole(tmp_path: Path, builds: Path) -> None:
 def test_a_large_file_is_patched_in_segments(
     tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("olpc_update_query.server.deltas.DELTA_LEVEL", 16)
+    monkeypatch.setattr("olpc_update_query.server.deltafile._LEVEL", 16)
     content = noise(20 << 20)
     moved = noise(3 << 20, 1) + content[: 9 << 20] + content[13 << 20 :]
     (frame,) = publish_pair(tmp_path, builds, {"a": content}, {"a": moved})
