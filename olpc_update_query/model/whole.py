@@ -1,7 +1,8 @@
 """Whole contents as zstd frames, which full packs are made of."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -17,13 +18,18 @@ PACK_LEVEL = 9
 _DFAST, _GREEDY, _LAZY = 2, 3, 4  # zstandard.STRATEGY_DFAST, which is imported late
 _TUNED: Final[dict[int, dict[str, int]]] = {  # by the largest size
     16 << 10: {"strategy": _DFAST, "hash_log": 14, "chain_log": 13},
-    1 << 20: {"strategy": _DFAST, "hash_log": 16, "chain_log": 15},
+    256 << 10: {"strategy": _DFAST, "hash_log": 16, "chain_log": 15},
+    1 << 20: {"strategy": _GREEDY, "hash_log": 17, "search_log": 3},
     8 << 20: {"strategy": _LAZY, "hash_log": 19, "search_log": 3, "min_match": 5},
     1 << 40: {
-        "strategy": _GREEDY, "hash_log": 20, "search_log": 4, "min_match": 5,
+        "strategy": _GREEDY,
+        "hash_log": 20,
+        "search_log": 4,
+        "min_match": 5,
         "window_log": 22,
     },
 }
+_SMALL: Final = 256 << 10
 _JOBS: Final = {"threads": -1, "job_size": 8 << 20, "overlap_log": 6}
 
 
@@ -31,7 +37,18 @@ class _Kept(threading.local):
     """zstd's memory: each thread keeps its own for the next content."""
 
     def __init__(self) -> None:
-        self.packers: dict[tuple[int, int], zstandard.ZstdCompressor] = {}
+        self._packers: dict[tuple[int, int], zstandard.ZstdCompressor] = {}
+
+    def packer(self, level: int, largest: int) -> "zstandard.ZstdCompressor":
+        """Return a compressor for contents of up to a size."""
+        import zstandard
+
+        packer = self._packers.get((level, largest))
+        if packer is None:
+            parameters = _parameters(level, largest)
+            packer = zstandard.ZstdCompressor(compression_params=parameters)
+            self._packers[level, largest] = packer
+        return packer
 
     @cached_property
     def unpacker(self) -> "zstandard.ZstdDecompressor":
@@ -69,22 +86,36 @@ def pack_content(chunks: Iterable[bytes], size: int, level: int) -> Iterator[byt
         raise CorruptContent("content", f"{size} bytes", "another length") from None
 
 
-def pack_whole(content: bytes, level: int) -> bytes:
-    """Compress a content that is held in memory as one frame.
+def pack_wholes(contents: Sequence[bytes], level: int) -> list[bytes]:
+    """Compress contents that are held in memory, each as one frame.
+
+    Small ones are handed to zstd many at a time: threads that compress them one by one
+    lose a tenth of their time waiting for the interpreter.
 
     Args:
-        content: The content.
+        contents: The contents.
         level: zstd's level.
     """
-    import zstandard
+    alike: defaultdict[int, list[int]] = defaultdict(list)
+    for place, content in enumerate(contents):
+        largest = next(each for each in _TUNED if len(content) <= each)
+        alike[largest].append(place)
+    packed = [b""] * len(contents)
+    for largest, places in alike.items():
+        packer = _kept.packer(level, largest)
+        if largest > _SMALL or not any(contents[place] for place in places):
+            for place in places:
+                packed[place] = packer.compress(contents[place])
+            continue
+        frames = packer.multi_compress_to_buffer([contents[each] for each in places])
+        for number, place in enumerate(places):
+            packed[place] = frames[number].tobytes()
+    return packed
 
-    largest = next(each for each in _TUNED if len(content) <= each)
-    packer = _kept.packers.get((level, largest))
-    if packer is None:
-        packer = _kept.packers[level, largest] = zstandard.ZstdCompressor(
-            compression_params=_parameters(level, largest)
-        )
-    return packer.compress(content)
+
+def pack_whole(content: bytes, level: int) -> bytes:
+    """Compress one content that is held in memory; see `pack_wholes`."""
+    return pack_wholes([content], level)[0]
 
 
 def _parameters(level: int, size: int) -> "zstandard.ZstdCompressionParameters":

@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from io import FileIO
 from pathlib import Path
 
 from olpc_update_query.errors import UnfitTree
@@ -101,17 +100,17 @@ class Directory:
     def read(self, path: TreePath, size: int) -> Iterator[bytes]:
         """Yield the content of one of its files, which is as ``entries`` saw it."""
         try:
-            with open_content(os.path.join(self._top, path)) as file:
-                while size and (chunk := file.read(min(_CHUNK, size))):
+            file = open_content(os.path.join(self._top, path))
+            try:
+                while size and (chunk := os.read(file, min(_CHUNK, size))):
                     size -= len(chunk)
                     yield chunk
-                self._check_state(path, file)
+                if _state(os.fstat(file)) != self._states[path]:
+                    raise changed(path)
+            finally:
+                os.close(file)
         except OSError as error:
             raise unfit(path, error) from error
-
-    def _check_state(self, path: TreePath, file: FileIO) -> None:
-        if _state(os.fstat(file.fileno())) != self._states[path]:
-            raise changed(path)
 
     def link(self, path: TreePath, target: bytes) -> bool:
         """Make another path the same file; say whether that could be done."""
@@ -228,13 +227,9 @@ def belongs(attribute: bytes) -> bool:
     return attribute.startswith(_KEPT)
 
 
-def open_content(full: bytes) -> FileIO:
+def open_content(full: bytes) -> int:
     """Open a file for reading, but not through a symbolic link."""
-    return FileIO(full, opener=_open_no_follow)
-
-
-def _open_no_follow(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _state(facts: os.stat_result) -> tuple[int, ...]:
