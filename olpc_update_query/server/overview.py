@@ -3,10 +3,12 @@
 One value for the status page, ``/status.json`` and ``olpc-update-admin status``.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from olpc_update_query.errors import Malformed
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import NEVER_EXPIRES
 from olpc_update_query.model.wire import format_time, parse_time
@@ -15,6 +17,7 @@ from olpc_update_query.server.laptops import Laptop
 from olpc_update_query.server.leasepolicy import LeasePolicy, choose
 from olpc_update_query.server.records import (
     Concern,
+    Event,
     Position,
     State,
     is_failure,
@@ -353,7 +356,7 @@ def look_at(site: Site, reports: Reports, laptop: Laptop, now: int) -> dict[str,
         {
             "time": moment(event.time),
             "kind": event.kind,
-            "detail": printable(event.detail),
+            "detail": _detail(event),
         }
         for event in reports.events(laptop.serial)
     ]
@@ -389,6 +392,14 @@ def moment(seconds: int) -> str:
     """Write a time for people: ``2027-01-31 06:00`` UTC."""
     text = format_time(seconds)
     return f"{text[:4]}-{text[4:6]}-{text[6:8]} {text[9:11]}:{text[11:13]}"
+
+
+def _detail(event: Event) -> str:
+    """Return what happened, as people read it; a lease is told by its end."""
+    if event.kind == "lease":
+        with contextlib.suppress(Malformed):
+            return moment(parse_time(event.detail))
+    return printable(event.detail)
 
 
 def _lease(expiry: int | None) -> str:

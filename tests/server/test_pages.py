@@ -23,7 +23,7 @@ from olpc_update_query.server.login import (
     TRIES_OF_ALL,
     set_password,
 )
-from olpc_update_query.server.records import Poll
+from olpc_update_query.server.records import Event, Poll
 from olpc_update_query.server.reports import Reports
 from olpc_update_query.server.rollout import DEFAULT, Assignment, Kind, Scope
 from olpc_update_query.server.site import Site
@@ -131,6 +131,16 @@ def test_a_laptop_and_a_search(browser: Browser) -> None:
     assert browser.client.get(f"/laptops/{OTHER}").status_code == 200
     assert browser.client.get("/laptops/NOBODY").status_code == 404
     assert browser.client.get("/laptops/a%20b").status_code == 400
+
+
+def test_a_lease_that_was_signed_is_told_as_other_times_are(browser: Browser) -> None:
+    for detail in ("20270131T060000Z", "by hand"):
+        browser.reports.record(Event(NOW, SERIAL, "lease", detail))
+    browser.reports.record(Poll(SERIAL, NOW, "10.0.0.7", build="760"))
+    wanted = {"Accept-Language": "es"}
+    page = browser.client.get(f"/laptops/{SERIAL}", headers=wanted).text
+    assert "<td>concesión</td><td>2027-01-31 06:00</td>" in page
+    assert "<td>concesión</td><td>by hand</td>" in page
 
 
 def test_the_table_holds_no_formula(browser: Browser) -> None:
