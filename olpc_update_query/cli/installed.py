@@ -40,7 +40,12 @@ def verify(given: Common, console: Console, builds: Sequence[BuildId]) -> int:
 
     layout = Layout.detect(given.root)
     damaged: list[Json] = []
-    for build in builds or [found.build for found in layout.installed()]:
+    for build in [] if builds else layout.unknown():
+        console.warn(
+            f"build {build} is left out: {layout.contents(build)} is not the manifest "
+            "that `olpc-update-admin publish` makes"
+        )
+    for build in builds or [found.build for found in layout.known()]:
         for difference in look(layout, build):
             damaged.append(f"build {build}: {difference}")
             if not console.as_json:

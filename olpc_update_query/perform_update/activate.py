@@ -114,6 +114,10 @@ class Layout(Builds, abc.ABC):
             if self.contents(build).is_file()
         ]
 
+    def known(self) -> list[InstalledTree]:
+        """Return those of them whose manifest is one of ours."""
+        return [found for found in self.installed() if _has_header(found.contents)]
+
     def unknown(self) -> list[BuildId]:
         """Return the builds without a manifest of ours; the running one comes first."""
         return [

@@ -172,7 +172,7 @@ class _Repair:
         with Vault(self._work.store) as vault:
             plan = make_plan(
                 self._work.contents,
-                self._layout.installed(),
+                self._layout.known(),
                 self._work.store / _PLAN,
                 distrust=faults.spoiled | supply.wanted,
             )

@@ -56,8 +56,7 @@ def trees_to_use(
         Malformed, UnsafePath: The manifest is not one.
         TreeError: The disk is full or failing.
     """
-    unknown = layout.unknown()
-    known = [tree for tree in layout.installed() if tree.build not in unknown]
+    known, unknown = layout.known(), layout.unknown()
     if known or not unknown:
         return known
     build = unknown[0]

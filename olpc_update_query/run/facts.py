@@ -226,13 +226,13 @@ def _contents_of(layout: Layout, build: BuildId) -> Sha256 | None:
 def _installed(
     layout: Layout, order: Order | BareOrder | None
 ) -> dict[BuildId, Sha256 | None]:
-    """Return the installed builds; only the ordered one's manifest is hashed."""
+    """Return the builds that are described, with the digest of the ordered one."""
     wanted = None if order is None else order.build
     return {
         found.build: manifest_digest(layout, found.build)
         if found.build == wanted
         else None
-        for found in layout.installed()
+        for found in layout.known()
     }
 
 

@@ -101,7 +101,7 @@ class Legacy(ByHand):
     def _fetch_tree(self, layout: Layout, parcel: Parcel) -> None:
         machine, local = self._machine, self._local()
         self._asker.begin(f"fetching build {self._build}")
-        installed, downloads = layout.installed(), machine.work.downloads("")
+        installed, downloads = layout.known(), machine.work.downloads("")
         if local is not None:
             arrived = take_tree(
                 local,

@@ -115,7 +115,7 @@ class Intake(Closing):
         progress: Progress,
         clock: Clock,
     ) -> None:
-        self.order, self.installed = order, layout.installed()
+        self.order, self.installed = order, layout.known()
         self.directory, self.wanted = directory, frozenset(wanted)
         self.progress, self.clock = progress, clock
         self.gave: dict[str, int] = {}
