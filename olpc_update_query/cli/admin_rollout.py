@@ -126,20 +126,17 @@ def assign(  # noqa: PLR0913, PLR0917 - one parameter for each option
     """
     opened = open_site(site)
     scope = _scope(stream, group, serial) or DEFAULT
-    new = steer.assign(
-        opened,
-        actor(),
-        scope,
-        build,
-        percent,
-        allow_downgrade=allow_downgrade,
-        sticky=sticky,
-        reboot=None if reboot is None else Reboot(reboot),
-        not_before=_seconds(not_before),
-        halt=halt,
-        opens=_seconds(opens),
-        closes=_seconds(closes),
-    )
+    options = {
+        "allow_downgrade": allow_downgrade,
+        "sticky": sticky,
+        "reboot": None if reboot is None else Reboot(reboot),
+        "not_before": _seconds(not_before),
+        "halt": halt,
+        "opens": _seconds(opens),
+        "closes": _seconds(closes),
+    }
+    said = {name: value for name, value in options.items() if value is not None}
+    new = steer.assign(opened, actor(), scope, build, percent, **said)
     _tell(opened, scope, new)
 
 

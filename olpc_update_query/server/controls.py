@@ -46,6 +46,7 @@ class Controls:
         """Add them to the application."""
         for path, change in (
             ("/assign", self.assign),
+            ("/unassign", self.unassign),
             ("/pause", self.pause),
             ("/stolen", self.stolen),
             ("/pin", self.pin),
@@ -63,7 +64,15 @@ class Controls:
         if form.wrong:
             return self._pages.show_index(assign=form, wrong=form.wrong)
         build, percent = parse_build_id(form.build), int(form.percent)
-        steer.assign(self._site, actor, form.scope, build, percent)
+        steer.assign(self._site, actor, form.scope, build, percent, **form.window)
+        return redirect(root_path(), 303)
+
+    def unassign(self) -> Reply:
+        """Take an assignment away."""
+        actor, scope = self._screen.administrator(), _scope()
+        if scope is None:
+            raise Refused(BadRequest.code, NOBODY)
+        steer.unassign(self._site, actor, scope)
         return redirect(root_path(), 303)
 
     def pause(self) -> Reply:

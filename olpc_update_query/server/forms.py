@@ -1,7 +1,9 @@
 """What the forms of the pages say, and what is wrong with it, field by field."""
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 from olpc_update_query.errors import Malformed
@@ -12,6 +14,7 @@ from olpc_update_query.server.rollout import DEFAULT, PARSERS, Kind, Scope
 _EVERYBODY: Final = "everybody"
 _MOST_DIGITS: Final = 9
 _LONGEST: Final = 64
+_TIME: Final = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:00)?)?")
 
 
 def value_of(scope: Scope) -> str:
@@ -43,6 +46,10 @@ class AssignForm:
         kind: Of which kind those laptops are.
         name: How those are called, as it was typed.
         percent: How many of 100, as it was typed.
+        opens: From when on they are told, UTC, as it was typed; empty for at once.
+        closes: Until when, as it was typed; empty for ever.
+        window: The same in seconds, None where it is empty; what was not sent is not
+            here.
         scope: Who those are; everybody when the form names nobody.
         wrong: What is wrong, in English, by the name of the field.
     """
@@ -51,6 +58,9 @@ class AssignForm:
     kind: str = str(Kind.DEFAULT)
     name: str = ""
     percent: str = "10"
+    opens: str = ""
+    closes: str = ""
+    window: Mapping[str, int | None] = field(default_factory=dict)
     scope: Scope = DEFAULT
     wrong: Mapping[str, str] = field(default_factory=dict)
 
@@ -68,9 +78,9 @@ class AssignForm:
             published: The builds that there are.
             known: The groups that there are, among others.
         """
-        build, kind, name, percent = (
+        build, kind, name, percent, opens, closes = (
             fields.get(one, "").strip()[:_LONGEST]
-            for one in ("build", "kind", "name", "percent")
+            for one in ("build", "kind", "name", "percent", "opens", "closes")
         )
         scope, wrong = parse_scope(kind, name), dict[str, str]()
         if build not in published:
@@ -83,7 +93,45 @@ class AssignForm:
             wrong["name"] = "Say what this is the name of, or leave it empty for all."
         if not _is_count(percent, 100):
             wrong["percent"] = "Write a percentage from 0 to 100."
-        return cls(build, kind, name, percent, scope or DEFAULT, wrong)
+        window = _read_window(fields, wrong)
+        scope = scope or DEFAULT
+        return cls(build, kind, name, percent, opens, closes, window, scope, wrong)
+
+
+def _read_window(
+    fields: Mapping[str, str], wrong: MutableMapping[str, str]
+) -> dict[str, int | None]:
+    """Return when an assignment opens and closes; add what is wrong with that."""
+    window: dict[str, int | None] = {}
+    for name in ("opens", "closes"):
+        text = fields.get(name, "").strip()
+        try:
+            if name in fields:
+                window[name] = _read_time(text) if text else None
+        except ValueError:
+            wrong[name] = "Write a time such as 2027-01-31 06:00, or nothing."
+    opens, closes = window.get("opens"), window.get("closes")
+    if opens is not None and closes is not None and closes <= opens:
+        wrong["closes"] = "It must end after it begins."
+    return window
+
+
+def _read_time(text: str) -> int:
+    """Read a time as browsers send it, or as people type it where they cannot.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not _TIME.fullmatch(text):
+        raise ValueError("no time")
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
+
+
+def time_value(seconds: int | None) -> str:
+    """Return what a field for a time holds: ``2027-01-31T06:00``, UTC."""
+    if seconds is None:
+        return ""
+    return format(datetime.fromtimestamp(seconds, UTC), "%Y-%m-%dT%H:%M")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from werkzeug.exceptions import BadRequest, Forbidden, NotFound, TooManyRequests
 from olpc_update_query.ports import Clock
 from olpc_update_query.server.changelog import latest_changes
 from olpc_update_query.server.exports import csv_table, metrics
-from olpc_update_query.server.forms import AssignForm, LeaseForm, value_of
+from olpc_update_query.server.forms import AssignForm, LeaseForm, time_value, value_of
 from olpc_update_query.server.laptops import Laptop, normal_serial
 from olpc_update_query.server.listing import (
     Among,
@@ -128,6 +128,7 @@ class Pages:
             sums=sums,
             whom=self.whom(),
             value_of=value_of,
+            time_value=time_value,
             form=form,
             timezone=timezone or view.timezone,
             assign=assign or AssignForm(),

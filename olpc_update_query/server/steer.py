@@ -4,12 +4,12 @@ The commands and the pages do the same things; here is how. Each change holds th
 site's lock, and is written down with who made it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from olpc_update_query.errors import NoAssignment, UnknownLaptop
-from olpc_update_query.model.wire import BuildId
+from olpc_update_query.model.wire import BuildId, format_time
 from olpc_update_query.server.laptops import Laptop, import_rows
 from olpc_update_query.server.leasepolicy import LeasePolicy, parse_timezone
 from olpc_update_query.server.rollout import (
@@ -53,7 +53,7 @@ def assign(
         build: The build; it must be published.
         percent: How many of 100 laptops; None: as before, and all where the build is
             new.
-        **wanted: Other attributes of the assignment; None keeps what was said before.
+        **wanted: Other attributes of the assignment; what is not given stays as it was.
 
     Returns:
         The assignment.
@@ -64,19 +64,27 @@ def assign(
         DamagedSite: rollout.toml cannot be edited by a program.
     """
     site.need_build(build)
-    said = {name: value for name, value in wanted.items() if value is not None}
     if percent is None:
         old = site.rollout().assignments.get(scope)
         percent = 100 if old is None or old.build != build else old.percent
-    what = f"assign build {build} to {scope}, {percent} percent"
+    what = f"assign build {build} to {scope}, {percent} percent{_window(wanted)}"
     with site.change(actor.name, what):
         new = succeed(site.rollout().assignments.get(scope), build, percent)
-        said |= {"changed": actor.now, "by": actor.name}
+        said = {**wanted, "changed": actor.now, "by": actor.name}
         new = replace(new, **said)  # type: ignore[arg-type]  # names of attributes
         if new.never_open:
             raise NoAssignment(str(scope), "it must close after it opens")
         site.save_rollout(with_assignment(site.rollout_text(), scope, new))
     return new
+
+
+def _window(wanted: Mapping[str, object]) -> str:
+    """Return how a change of when laptops are told is written down."""
+    return "".join(
+        f", {name} {format_time(seconds)}"
+        for name in ("opens", "closes")
+        if isinstance(seconds := wanted.get(name), int)
+    )
 
 
 def unassign(site: Site, actor: Actor, scope: Scope) -> None:

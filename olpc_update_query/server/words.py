@@ -73,7 +73,21 @@ SPANISH: Final[Mapping[str, str]] = {
     "back": "atrás",
     "next": "siguiente",
     "Approve those that are ticked": "Aceptar los marcados",
-    "Change the share": "Cambiar el porcentaje",
+    "Change share and times": "Cambiar porcentaje y horas",
+    "Opens (UTC)": "Empieza (UTC)",
+    "Until (UTC)": "Hasta (UTC)",
+    "Write a time such as 2027-01-31 06:00, or nothing.": (
+        "Escriba un momento como 2027-01-31 06:00, o nada."
+    ),
+    "It must end after it begins.": "Debe terminar después de empezar.",
+    "Only a command lets laptops go back to an older build:": (
+        "Solo un comando hace volver equipos a una versión anterior:"
+    ),
+    "Take away": "Quitar",
+    "Take this assignment away": "Quitar esta asignación",
+    "What is assigned to a wider circle counts then, if anything is.": (
+        "Después vale lo asignado a un círculo más amplio, si hay algo."
+    ),
     "Look at the laptops that failed before you resume it.": (
         "Mire los equipos que fallaron antes de reanudarla."
     ),

@@ -15,7 +15,7 @@ import pytest
 
 from olpc_update_query.model.canonical import Json
 from olpc_update_query.model.messages import Query
-from olpc_update_query.model.wire import parse_build_id
+from olpc_update_query.model.wire import parse_build_id, parse_time
 from olpc_update_query.server.laptops import Laptop
 from olpc_update_query.server.leasepolicy import LeasePolicy
 from olpc_update_query.server.login import TRIES, set_password
@@ -316,6 +316,42 @@ def test_a_build_is_assigned_raised_paused_and_resumed(desk: Desk) -> None:
         "web_127.0.0.1: resume everything",
     ):
         assert change in told
+
+
+def test_an_assignment_gets_its_times_and_is_taken_away(desk: Desk) -> None:
+    """On a phone, in Spanish; it takes two presses to take it away."""
+    browser, scope = desk.browser, Scope(Kind.GROUP, "5B")
+    assign(desk.site, scope, Assignment(parse_build_id(NEW), percent=25))
+    browser.become(PHONE, "es")
+    desk.log_in()
+    its = "section:has(input[value='5B'])"
+    opens, closes = (
+        browser.find(f"{its} input[name={name}]") for name in ("opens", "closes")
+    )
+    browser.run("arguments[0].value = '2027-03-03T06:00'", opens)
+    browser.run("arguments[0].value = '2027-03-01T06:00'", closes)
+    browser.follow(browser.find(f"{its} form[action*=assign] button"))
+    wrong = browser.find("#wrong-closes")
+    assert wrong.text == "Debe terminar después de empezar."
+    assert browser.is_in_sight(wrong)
+    assert browser.overflow() <= 0
+    assert browser.nameless() == []
+    browser.keep_picture("wrong closes 320 es")
+    field = browser.find("#assign input[name=closes]")
+    browser.run("arguments[0].value = '2027-03-05T06:00'", field)
+    browser.press("Asignar")
+    assert "desde 2027-03-03 06:00 hasta 2027-03-05 06:00" in browser.text
+    found = desk.site.rollout().assignments[scope]
+    assert (found.opens, found.percent) == (parse_time("20270303T060000Z"), 25)
+    button = browser.find(f"{its} details button")
+    assert not button.is_displayed()
+    browser.find(f"{its} summary").click()
+    assert button.is_displayed()
+    assert browser.overflow() <= 0
+    browser.keep_picture("take away 320 es")
+    browser.follow(button)
+    assert list(desk.site.rollout().assignments) == [DEFAULT]
+    assert "web_127.0.0.1: unassign group 5B" in desk.changes()
 
 
 def test_a_group_gets_leases_of_its_own(desk: Desk) -> None:

@@ -11,7 +11,7 @@ from markupsafe import escape
 from werkzeug.test import TestResponse
 
 from olpc_update_query.model.canonical import Json
-from olpc_update_query.model.wire import parse_build_id
+from olpc_update_query.model.wire import parse_build_id, parse_time
 from olpc_update_query.server.app import create_app
 from olpc_update_query.server.laptops import Laptop
 from olpc_update_query.server.leasepolicy import LeasePolicy
@@ -359,6 +359,7 @@ def test_a_login_looks_where_strangers_may_not(browser: Browser) -> None:
 
 CHANGES = [
     ("/assign", {"build": "762", "kind": "default", "percent": "50"}),
+    ("/unassign", {"kind": "default", "name": ""}),
     ("/pause", {"paused": "yes"}),
     ("/stolen", {"serial": SERIAL, "stolen": "yes"}),
     ("/pin", {"serial": SERIAL, "pin": "yes"}),
@@ -420,6 +421,15 @@ def test_a_build_is_assigned(browser: Browser) -> None:
         ({"kind": "group", "name": "5b"}, "name", "no such group"),
         ({"kind": ""}, "name", "no serial number"),
         ({"kind": "default", "name": "5B"}, "name", "or leave it empty for all"),
+        ({"opens": "soon"}, "opens", "such as 2027-01-31 06:00"),
+        ({"opens": "2027-02-30T06:00"}, "opens", "such as 2027-01-31 06:00"),
+        ({"closes": "1" * 5000}, "closes", "such as 2027-01-31 06:00"),
+        ({"closes": "275760-09-13T00:00"}, "closes", "such as 2027-01-31 06:00"),
+        (
+            {"opens": "2027-02-01T06:00", "closes": "2027-02-01 06:00"},
+            "closes",
+            "must end after it begins",
+        ),
     ],
 )
 def test_nonsense_is_not_assigned(
@@ -434,12 +444,56 @@ def test_nonsense_is_not_assigned(
     assert re.search(rf'id="wrong-{wrong}">[^<]*{told}', reply.text)
     assert reply.text.count('class="problem" id=') == 1
     assert f'aria-describedby="wrong-{wrong}"' in reply.text
-    for field in ("name", "percent"):
+    for field in ("name", "percent", *fields.keys() & {"opens", "closes"}):
         kept = escape(sent[field][:64])
         assert re.search(rf'name="{field}"[^>]* value="{kept}"', reply.text)
     if sent["kind"] == "group":
         assert '<option value="group" selected>' in reply.text
     assert state(browser.site) == before
+
+
+def test_an_assignment_opens_and_closes_when_it_is_said(browser: Browser) -> None:
+    """A form that names no times leaves them; one that leaves them empty takes them."""
+    browser.log_in()
+    fields = {"build": "762", "kind": "group", "name": "5B", "percent": "25"}
+    times = {"opens": "2027-02-01T06:00", "closes": "2027-02-03"}
+    assert browser.change("/assign", **fields, **times).status_code == 303
+    scope = Scope(Kind.GROUP, "5B")
+    window = (parse_time("20270201T060000Z"), parse_time("20270203T000000Z"))
+    found = browser.site.rollout().assignments[scope]
+    assert (found.opens, found.closes) == window
+    told = "to group 5B, 25 percent, opens 20270201T060000Z, closes 20270203T000000Z"
+    assert told in (browser.site.path / "changes.log").read_text()
+    page = browser.client.get("/").text
+    assert "from 2027-02-01 06:00 until 2027-02-03 00:00" in page
+    for name, value in (("opens", "2027-02-01T06:00"), ("closes", "2027-02-03T00:00")):
+        assert f'name="{name}" type="datetime-local" value="{value}"' in page
+    browser.change("/assign", **fields)
+    found = browser.site.rollout().assignments[scope]
+    assert (found.opens, found.closes) == window
+    browser.change("/assign", **fields, opens="", closes="2027-02-04 07:30:00")
+    found = browser.site.rollout().assignments[scope]
+    assert (found.opens, found.closes) == (None, parse_time("20270204T073000Z"))
+
+
+def test_an_assignment_is_taken_away(browser: Browser) -> None:
+    browser.log_in()
+    single = Scope(Kind.SERIAL, SERIAL)
+    assign(browser.site, single, Assignment(parse_build_id("762")))
+    for scope in (single, DEFAULT):
+        page = browser.client.get("/").text
+        assert page.count("Take this assignment away") == len(
+            browser.site.rollout().assignments
+        )
+        sent = {"kind": str(scope.kind), "name": scope.name}
+        reply = browser.change("/unassign", **sent)
+        assert (reply.status_code, reply.headers["Location"]) == (303, "/")
+        assert scope not in browser.site.rollout().assignments
+        told = f"20270115T080000Z web_127.0.0.1: unassign {scope}\n"
+        assert told in (browser.site.path / "changes.log").read_text()
+        assert browser.change("/unassign", **sent).status_code == 409
+    for odd in ({}, {"kind": "planet", "name": "x"}):
+        assert browser.change("/unassign", **odd).status_code == 400
 
 
 def test_all_that_is_wrong_is_told_at_once(browser: Browser) -> None:
