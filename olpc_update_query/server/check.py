@@ -35,7 +35,7 @@ from olpc_update_query.server.leases import EARLIEST
 from olpc_update_query.server.ownership import user_name
 from olpc_update_query.server.replacing import missing
 from olpc_update_query.server.rollout import Kind, Rollout, Scope
-from olpc_update_query.server.site import DAY, Site
+from olpc_update_query.server.site import Site
 from olpc_update_query.trust.answer import open_order
 from olpc_update_query.trust.keys import KeyRing, Role
 
@@ -43,7 +43,6 @@ _NEW_DELEGATIONS = (
     "Have new ones made there, by `keys delegate`, and `keys accept` them here."
 )
 _BESIDE_PACK = ("contents.zst", "pack.index", "pack.index.zst")
-_IN_TIME = 60 * DAY
 """How long before they end somebody is told: longer than holidays."""
 
 
@@ -192,11 +191,9 @@ def _check_each(site: Site, role: Role, key: SiteKey, now: int) -> Iterator[Find
 
 
 def _check_ends(name: str, key: SiteKey, now: int) -> Iterator[Finding]:
-    """Tell in time that delegations end: new ones come by hand."""
-    ends = [one.expiry for one in key.delegations.values() if one.expiry > now]
-    soon = [int(end) for end in ends if end < now + _IN_TIME]
-    if soon:
-        text = f"{len(soon)} of {len(ends)} end from {format_time(min(soon))} on"
+    soon = key.ending(now)
+    if soon is not None:
+        text = f"{soon.number} of {soon.whole} end from {format_time(soon.first)} on"
         yield Finding(Weight.WARNING, name, text, _NEW_DELEGATIONS)
 
 

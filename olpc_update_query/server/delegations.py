@@ -22,6 +22,7 @@ from olpc_update_query.trust.lease import BULK_START
 from olpc_update_query.trust.signature import parse_signature
 
 FOREVER: Final = float("inf")
+_IN_TIME: Final = 60 * 24 * 3600
 
 _LINE: Final = re.compile(r"del01: (\S+) (\S+) sig02: ([ -~]+)")
 
@@ -127,6 +128,20 @@ def _lines(data: bytes) -> Iterable[str]:
     return [line for text in content.values() for line in str(text).split("\n") if line]
 
 
+class Ending(NamedTuple):
+    """Delegations that end soon: new ones come by hand.
+
+    Attributes:
+        number: How many of those that are good.
+        whole: How many are good.
+        first: When the first of them ends.
+    """
+
+    number: int
+    whole: int
+    first: int
+
+
 class SiteKey(NamedTuple):
     """What a site signs with.
 
@@ -168,6 +183,12 @@ class SiteKey(NamedTuple):
             )
 
         return sign
+
+    def ending(self, now: int) -> Ending | None:
+        """Return which delegations end soon, None if none does."""
+        ends = [one.expiry for one in self.delegations.values() if one.expiry > now]
+        soon = [int(end) for end in ends if end < now + _IN_TIME]
+        return Ending(len(soon), len(ends), min(soon)) if soon else None
 
     def _current(self, serial: str, now: int) -> Delegation | None:
         found = self.delegations.get(serial)

@@ -3,16 +3,20 @@
 ``controls`` is what may be changed there, ``screen`` how a page is shown.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Final
 
 from flask import Flask, Response, redirect, request
 from werkzeug.exceptions import BadRequest, Forbidden, NotFound, TooManyRequests
 
+from olpc_update_query.errors import UpdateError
 from olpc_update_query.ports import Clock
 from olpc_update_query.server.changelog import latest_changes
+from olpc_update_query.server.delegations import Ending, file_name
 from olpc_update_query.server.exports import csv_table, metrics
 from olpc_update_query.server.forms import AssignForm, LeaseForm, time_value, value_of
+from olpc_update_query.server.keys import LoadedKey
 from olpc_update_query.server.laptops import Laptop, normal_serial
 from olpc_update_query.server.listing import (
     Among,
@@ -43,6 +47,7 @@ from olpc_update_query.server.screen import (
     visitors_language,
 )
 from olpc_update_query.server.site import Site
+from olpc_update_query.trust.keys import Role
 
 _SHOWN: Final = 5
 """How many laptops of a kind are on the first page; a link leads to all of them."""
@@ -79,6 +84,7 @@ class Pages:
     ) -> None:
         self._screen, self._site = screen, site
         self._reports, self._clock = reports, clock
+        self._keys = {role: LoadedKey(site, role) for role in Role}
 
     def add_to(self, app: Flask) -> None:
         """Add the pages to the application."""
@@ -134,6 +140,7 @@ class Pages:
             assign=assign or AssignForm(),
             kinds=_KINDS,
             wrong=wrong or {},
+            ending=self._ending(view.time),
         )
 
     def status(self) -> Reply:
@@ -217,6 +224,15 @@ class Pages:
 
     def _look(self, shown: int = LATEST) -> Overview:
         return look(self._site, self._reports, self._clock.now(), shown)
+
+    def _ending(self, now: int) -> dict[str, Ending]:
+        """Return which delegations end soon, by the name of their file."""
+        found: dict[str, Ending] = {}
+        for role, key in self._keys.items():
+            with contextlib.suppress(UpdateError):  # of which `check` tells
+                if soon := key.get(now).ending(now):
+                    found[file_name(role)] = soon
+        return found
 
     def whom(self) -> list[Scope]:
         """Return for whom something can be said: groups and streams, and all others."""

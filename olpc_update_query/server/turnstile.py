@@ -7,14 +7,29 @@ again, at once.
 
 import threading
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
+
+from werkzeug.datastructures import LanguageAccept
+from werkzeug.http import parse_accept_header
+
+from olpc_update_query.server.words import LANGUAGES, speaker
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 INSIDE: Final = 3
 _FREE: Final = ("/builds/", "/static/", "/keys.sig")
-_SAID: Final = b"Too many ask for pages at once; try again in a few seconds.\n"
+_LONGEST: Final = 64
+_SAID: Final = "Too many ask for pages at once; try again in a few seconds."
+
+
+@lru_cache(64)
+def _told(languages: str) -> bytes:
+    """Return what is told to somebody who reads these languages."""
+    wanted = parse_accept_header(languages, LanguageAccept)
+    language = wanted.best_match(LANGUAGES) or LANGUAGES[0]
+    return f"{speaker(language)(_SAID)}\n".encode()
 
 
 class Turnstile:
@@ -35,9 +50,10 @@ class Turnstile:
         if environ.get("PATH_INFO", "").startswith(_FREE):
             return self._inner(environ, start_response)
         if not self._room.acquire(blocking=False):
-            headers = [("Content-Type", "text/plain"), ("Retry-After", "5")]
+            kind = "text/plain; charset=utf-8"
+            headers = [("Content-Type", kind), ("Retry-After", "5")]
             start_response("503 Service Unavailable", headers)
-            return [_SAID]
+            return [_told(environ.get("HTTP_ACCEPT_LANGUAGE", "")[:_LONGEST])]
         try:
             with self._turn:
                 return self._inner(environ, start_response)

@@ -83,7 +83,13 @@ SPANISH: Final[Mapping[str, str]] = {
     "Only a command lets laptops go back to an older build:": (
         "Solo un comando hace volver equipos a una versión anterior:"
     ),
+    "Too many ask for pages at once; try again in a few seconds.": (
+        "Demasiados piden páginas a la vez; pruebe de nuevo en unos segundos."
+    ),
     "Take away": "Quitar",
+    "%(number)s of %(whole)s delegations end from %(time)s on; have new ones made:": (
+        "%(number)s de %(whole)s delegaciones vencen desde el %(time)s; pida otras:"
+    ),
     "Take this assignment away": "Quitar esta asignación",
     "What is assigned to a wider circle counts then, if anything is.": (
         "Después vale lo asignado a un círculo más amplio, si hay algo."

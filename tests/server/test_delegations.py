@@ -13,6 +13,7 @@ from olpc_update_query.errors import DamagedSite, Malformed, UntrustedDelegation
 from olpc_update_query.model.messages import Query
 from olpc_update_query.model.wire import format_time
 from olpc_update_query.server.answers import Answerer
+from olpc_update_query.server.app import create_app
 from olpc_update_query.server.check import check_site
 from olpc_update_query.server.delegating import accept_delegations, delegate_laptops
 from olpc_update_query.server.delegations import (
@@ -318,6 +319,17 @@ def findings(site: Site, now: int = NOW) -> list[str]:
     ]
 
 
+def first_page(tree: Tree, now: int) -> str:
+    tree.clock.time = now
+    app = create_app(tree.school.path, tree.clock)
+    try:
+        page = app.test_client().get("/", headers={"Accept-Language": "es"})
+    finally:
+        app.extensions["reports"].close()
+    assert page.status_code == 200
+    return page.text
+
+
 def test_check_looks_at_delegations(tree: Tree) -> None:
     assert findings(tree.school) == []
     raw = made_for(tree.national, "school-lease")
@@ -325,6 +337,10 @@ def test_check_looks_at_delegations(tree: Tree) -> None:
     soon = "1 of 1 end from 20270116T080000Z on"
     assert findings(tree.school) == [soon]
     assert findings(tree.school, NOW - 60 * DAY) == []
+    spanish = "1 de 1 delegaciones vencen desde el 2027-01-16 08:00; pida otras:"
+    assert spanish in first_page(tree, NOW)
+    for time in (NOW - 60 * DAY, NOW + 2 * DAY):
+        assert "delegaciones" not in first_page(tree, time)
     [ended] = findings(tree.school, NOW + 2 * DAY)
     assert "has ended" in ended
     list_laptops(tree.school, LAPTOP._replace(uuid=UUID.lower()), Laptop("SHC2"))

@@ -51,6 +51,11 @@ def test_one_at_a_time_few_wait_and_the_rest_go_away() -> None:
             time.sleep(0.01)
         refused = Client(turnstile).get("/")
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        assert refused.text.startswith("Too many ask for pages at once")
+        for languages in ("es-PE,es;q=0.9", "es;q=x,es"):
+            headers = {"Accept-Language": languages}
+            refused = Client(turnstile).get("/", headers=headers)
+            assert refused.text.startswith("Demasiados piden páginas a la vez")
         assert get("/builds/762/contents") == get("/static/style.css") == 200
         slow.go_on.set()
         assert [one.result(60) for one in asked] == [200] * INSIDE
