@@ -782,4 +782,7 @@ class UnfitTree(SiteError):
     """
 
     exit_code = 62
-    advice = "Correct the tree, or read it as root, and publish again."
+    advice = (
+        "Correct the tree, copy its archive again if it is damaged, or read the tree "
+        "as root; then publish again."
+    )

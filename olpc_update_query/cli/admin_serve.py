@@ -142,7 +142,8 @@ def rsyncd_conf(site: Path) -> None:
     if not builds:
         note("No build has its plain tree: publish it with --with-root.")
         return
-    note(f"{len(builds)} builds are served: rsync --daemon --no-detach --config=FILE")
+    count = "1 build is" if len(builds) == 1 else f"{len(builds)} builds are"
+    note(f"{count} served: rsync --daemon --no-detach --config=FILE")
     if opened.settings().rsync_url is None:
         note(f"Next: set rsync_url in {site / 'site.toml'}, so that laptops know.")
 

@@ -231,6 +231,7 @@ def test_what_is_wrong_with_a_bundle_is_named(
     archive.write_bytes(octets)
     told = shell.bad(errors.UnfitTree, "publish", site.path, archive)
     assert "its MD5 is" in told
+    assert "copy its archive again" in told
     for name, text in (("os860_jffs2.name", "../x"), (f"{archive.name}.md5", "none")):
         (archive.parent / name).write_text(text)
         assert name in shell.bad(errors.UnfitTree, "publish", site.path, archive)

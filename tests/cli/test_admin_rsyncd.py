@@ -36,6 +36,8 @@ def daemon(site: Site, place: Path) -> Iterator[str]:
     done = subprocess.run(
         [*COMMAND, "rsyncd-conf", site.path], capture_output=True, check=True
     )
+    assert b" served: rsync --daemon --no-detach" in done.stderr
+    assert b"1 builds" not in done.stderr
     (place / "rsyncd.conf").write_bytes(done.stdout)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
