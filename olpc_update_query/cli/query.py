@@ -98,12 +98,12 @@ def install(given: Common) -> NoReturn:
 def status(given: Common) -> None:
     """Show what the laptop runs, knows and waits for."""
     from olpc_update_query.run.facts import look
+    from olpc_update_query.run.machine import as_prepared
     from olpc_update_query.run.status import gather, show_as_asker
 
     console = given.console()
     with console.guard():
-        machine = given.machine()
-
+        machine = as_prepared(given.machine())
         facts = look(machine)
 
         def show() -> None:
@@ -125,11 +125,12 @@ def status(given: Common) -> None:
 @_pass
 def history(given: Common, lines: int) -> None:
     """Show what the last runs came to."""
+    from olpc_update_query.run.machine import as_prepared
     from olpc_update_query.run.status import events, show_as_asker
 
     console = given.console()
     with console.guard():
-        machine = given.machine()
+        machine = as_prepared(given.machine())
 
         def show() -> None:
             found = events(machine, lines)

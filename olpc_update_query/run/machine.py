@@ -135,6 +135,14 @@ def with_room(machine: Machine) -> Machine:
     return machine
 
 
+def as_prepared(machine: Machine) -> Machine:
+    """Return the laptop with the work area that there is: on the disk, or in memory."""
+    spare = area_in_memory(machine.root)
+    if spare.installer.is_dir() and not machine.work.installer.is_dir():
+        return replace(machine, work=spare) if machine.has_disk else machine
+    return machine
+
+
 def _who(root: Path, settings: Settings) -> Identity | errors.NoIdentity:
     given = (settings.serial, settings.uuid)
     try:

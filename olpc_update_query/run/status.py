@@ -20,7 +20,7 @@ from olpc_update_query.run.waiting import current_hold, held_back
 from olpc_update_query.system.files import free_bytes
 from olpc_update_query.system.privilege import run_as
 from olpc_update_query.system.security import is_marked_stolen
-from olpc_update_query.system.work import ASKER_USERS
+from olpc_update_query.system.work import ASKER_USERS, work_area
 from olpc_update_query.trust.keys import Role
 
 
@@ -66,7 +66,7 @@ def gather(machine: Machine, facts: Facts) -> dict[str, Json]:
         "servers": list(machine.settings.servers),
         "keys": {f"{role} keys": count for role, count in keys.items()},
         "signatures": "IGNORED" if machine.settings.ignore_signature else "checked",
-        "free_space": free_bytes(machine.work.top),
+        "free_space": free_bytes(work_area(machine.root).top),
         "unfinished": _bytes_below(machine.work.asker / "downloads"),
     }
 

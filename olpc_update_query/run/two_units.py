@@ -37,12 +37,13 @@ from olpc_update_query.run.machine import (
     Machine,
     Numbers,
     as_asker,
+    as_prepared,
     with_room,
 )
 from olpc_update_query.run.poll import Poll, Wish
 from olpc_update_query.system import host
 from olpc_update_query.system.files import hold_lock
-from olpc_update_query.system.work import area_in_memory, prepare
+from olpc_update_query.system.work import prepare
 
 FROM_ASKER: Final = "asker"
 """What the history names as the trigger of an installer's run."""
@@ -79,10 +80,7 @@ class AskerHalf(Poll):
 
     def _with_room(self) -> Machine:
         """Return the laptop with the work area that the installer has prepared."""
-        machine, spare = self._machine, area_in_memory(self._machine.root)
-        if spare.installer.is_dir() and not machine.work.installer.is_dir():
-            return replace(machine, work=spare) if machine.has_disk else machine
-        return machine
+        return as_prepared(self._machine)
 
     def _leave_lease(self, octets: bytes) -> None:
         if octets:

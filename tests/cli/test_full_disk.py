@@ -134,6 +134,21 @@ def test_a_first_run_installs_nothing(
 
 @pytest.mark.root
 @needs_a_disk
+def test_status_and_history_tell_of_it(full: Path, server: ServerSimulator) -> None:
+    server.lease = lease(NOW + 21 * DAY)
+    query(full)
+    found = query(full, "status", "--json").json
+    assert found["last_run"]["exit_code"] == 0
+    assert found["last_answer"]["from"] == server.url
+    assert found["next_query"] > NOW
+    assert found["free_space"] < 4096, "on the disk"
+    server.lease = lease(NOW + 21 * DAY, key="oats")
+    assert query(full, "--now").code == 22
+    assert "(exit code 22)" in query(full, "history").out
+
+
+@pytest.mark.root
+@needs_a_disk
 def test_with_room_the_disk_is_used_again(full: Path, server: ServerSimulator) -> None:
     query(full)
     (full / "versions/homework").unlink()

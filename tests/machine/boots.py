@@ -405,6 +405,32 @@ def test_who_stops_the_daemon_stops_its_run(machine: Machine) -> None:
     assert machine.text("stopped") == "inactive\nsuccess\n"
 
 
+def test_a_full_disk_keeps_no_lease_away(machine: Machine) -> None:
+    """In the sandboxes of both units, with what tmpfiles makes at a first boot."""
+    records = machine.journal("full.json")
+    assert machine.text("full-lease") == "lease.sig\n", records
+    asker, *_ = [one for one in records if one.get("OLPC_EVENT") == "handed-over"]
+    assert asker["_UID"] == machine.text("uid").strip()
+    events = [one["OLPC_EVENT"] for one in records if "OLPC_EVENT" in one]
+    assert events.count("handed-over") == 1, "the due time is kept, in memory"
+    assert "lease-installed" in events
+    assert "failed" not in events, records
+    assert machine.text("full-owners").splitlines() == [
+        "olpc-update 700 asker",
+        "root 640 asker.lock",
+        "root 755 installer",
+        "root 600 lock",
+    ]
+    assert machine.text("full-places") == ""
+    status = json.loads(machine.text("full-status"))
+    assert status["last_answer"]["from"] == "http://schoolserver/"
+    assert status["last_run"]["exit_code"] == 0
+    assert status["next_query"]
+    assert status["free_space"] <= 4096, "on the disk"
+    (event,) = json.loads(machine.text("full-history"))
+    assert event["result"] == "nothing-to-do"
+
+
 def test_removed_and_installed_again(machine: Machine) -> None:
     assert "keys.d" in machine.text("kept")
     assert machine.text("removed") == ""
