@@ -174,6 +174,11 @@ def work_of(root: Path) -> Path:
     return (shared if shared.is_dir() else root / "var/lib") / "olpc-update-query"
 
 
+def now() -> int:
+    """Return the time, to the second: a test may run long after it was collected."""
+    return int(time.time())
+
+
 def set_due(root: Path, drawn: int, due: int) -> None:
     """Write the due time of a laptop."""
     path = work_of(root) / "asker/due"

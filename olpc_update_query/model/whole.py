@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import zstandard
 
 PACK_LEVEL = 9
-"""zstd's level for full packs, with our parameters: see ``docs/adr/0047``."""
+"""zstd's level for full packs, with our parameters: see ``docs/adr/0052``."""
 
 _DFAST, _GREEDY, _LAZY = 2, 3, 4  # zstandard.STRATEGY_DFAST, which is imported late
 _TUNED: Final[dict[int, dict[str, int]]] = {  # by the largest size

@@ -1,7 +1,6 @@
 """A full disk stops updates, but no lease: what boots lies on another file system."""
 
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +9,7 @@ import pytest
 from tests.cli.black_box import Done, query, update
 from tests.cli.school import School
 from tests.perform_update.published import make_build, publish
-from tests.simulator import DAY, ServerSimulator, lease, prepare_laptop, simulate
-
-NOW = int(time.time())
+from tests.simulator import DAY, ServerSimulator, lease, now, prepare_laptop, simulate
 
 
 @pytest.fixture
@@ -50,7 +47,7 @@ def fill(path: Path) -> None:
 def test_a_lease_comes_through(root: Path, server: ServerSimulator) -> None:
     query(root)
     fill(root / "versions/homework")
-    server.lease = lease(NOW + 21 * DAY)
+    server.lease = lease(now() + 21 * DAY)
     done = query(root, "--now")
     assert done.code == 0, done.err
     assert (root / "security/lease.sig").read_text() == server.lease
@@ -100,7 +97,7 @@ needs_a_disk = pytest.mark.needs("mount", "e2fsprogs")
 @pytest.mark.root
 @needs_a_disk
 def test_a_first_run_takes_its_lease(full: Path, server: ServerSimulator) -> None:
-    server.lease = lease(NOW + 21 * DAY)
+    server.lease = lease(now() + 21 * DAY)
     done = query(full)
     assert done.code == 0, done.err
     assert (full / "security/lease.sig").read_text() == server.lease
@@ -122,7 +119,7 @@ def test_a_first_run_installs_nothing(
     school = School.__new__(School)
     school.server, school.www = server, tmp_path / "www"
     server.update = school.order(build)
-    server.lease = lease(NOW + 21 * DAY)
+    server.lease = lease(now() + 21 * DAY)
     done = query(full, "--json")
     assert done.code == 33, done.err
     assert "space" in done.json["text"]
@@ -135,14 +132,14 @@ def test_a_first_run_installs_nothing(
 @pytest.mark.root
 @needs_a_disk
 def test_status_and_history_tell_of_it(full: Path, server: ServerSimulator) -> None:
-    server.lease = lease(NOW + 21 * DAY)
+    server.lease = lease(now() + 21 * DAY)
     query(full)
     found = query(full, "status", "--json").json
     assert found["last_run"]["exit_code"] == 0
     assert found["last_answer"]["from"] == server.url
-    assert found["next_query"] > NOW
+    assert found["next_query"] > now()
     assert found["free_space"] < 4096, "on the disk"
-    server.lease = lease(NOW + 21 * DAY, key="oats")
+    server.lease = lease(now() + 21 * DAY, key="oats")
     assert query(full, "--now").code == 22
     assert "(exit code 22)" in query(full, "history").out
 
@@ -159,7 +156,7 @@ def test_with_room_the_disk_is_used_again(full: Path, server: ServerSimulator) -
 @pytest.mark.root
 @needs_a_disk
 def test_two_units_take_it_as_well(full: Path, server: ServerSimulator) -> None:
-    server.lease = lease(NOW + 21 * DAY)
+    server.lease = lease(now() + 21 * DAY)
     for words in (("install",), ("--hand-over",), ("install",)):
         done = query(full, *words)
         assert done.code == 0, done.err

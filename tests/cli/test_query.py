@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,14 +31,13 @@ from tests.simulator import (
     ServerSimulator,
     hang_up,
     lease,
+    now,
     prepare_laptop,
     set_due,
     simulate,
     work_of,
 )
 from tests.trees import difference, snapshot
-
-NOW = int(time.time())
 
 
 @pytest.fixture
@@ -58,7 +56,7 @@ def root(tmp_path: Path, server: ServerSimulator) -> Path:
 
 
 def test_the_story_is_told_in_order(root: Path, server: ServerSimulator) -> None:
-    server.lease = lease(NOW + 21 * DAY)
+    server.lease = lease(now() + 21 * DAY)
     server.message = "holidays until Monday"
     server.interval = 12 * HOUR
     done = query(root, "-v")
@@ -118,7 +116,7 @@ def test_too_early_one_line_says_until_when(
 
 
 def test_the_story_of_coming_too_early(root: Path) -> None:
-    set_due(root, NOW - 60, NOW + 2 * HOUR)
+    set_due(root, now() - 60, now() + 2 * HOUR)
     done = query(root, "-v", "--trigger", "cron")
     assert "trigger: cron" in done.out
     assert "a query is due in 1 h 5" in done.out
@@ -163,7 +161,7 @@ def test_json_is_one_object(root: Path, server: ServerSimulator) -> None:
     done = query(root, "--json")
     assert done.json["result"] == "nothing-to-do"
     assert done.json["exit_code"] == 0
-    assert done.json["next_due"] > NOW
+    assert done.json["next_due"] > now()
     server.mischief = Mischief.WRONG_KEY
     done = query(root, "--json", "--now")
     assert (done.code, done.err) == (21, "")
@@ -279,7 +277,7 @@ def test_every_trigger_is_offered() -> None:
 
 def test_two_units(root: Path, server: ServerSimulator) -> None:
     """The commands as the units run them; `make machine` has the units themselves."""
-    server.lease = lease(NOW + 21 * DAY)
+    server.lease = lease(now() + 21 * DAY)
     refused = query(root, "--hand-over", "--now")
     assert refused.code == 73
     assert "olpc-update-installer.service" in refused.err
@@ -293,7 +291,7 @@ def test_two_units(root: Path, server: ServerSimulator) -> None:
 
 
 def test_the_unit_s_command_is_quick_when_it_is_too_early(root: Path) -> None:
-    set_due(root, NOW, NOW + DAY)
+    set_due(root, now(), now() + DAY)
     (root / "etc/olpc-update-query/config.toml").write_text("not read")
     assert query(root, "--hand-over", "--trigger", "timer") == (0, "", "")
 
@@ -333,7 +331,7 @@ def test_it_imports_next_to_nothing(
 ) -> None:
     if shared:
         (tmp_path / "versions/updates").mkdir(parents=True)
-    set_due(tmp_path, NOW - 60, NOW + HOUR)
+    set_due(tmp_path, now() - 60, now() + HOUR)
     before = snapshot(tmp_path)
     more = imported("-c", STARTED, *words, "--root", str(tmp_path))
     assert more - imported("-c", "import sys") <= LIGHT
@@ -341,25 +339,23 @@ def test_it_imports_next_to_nothing(
 
 
 @pytest.mark.parametrize(
-    ("words", "stamp"),
+    "words",
     [
-        pytest.param(["--trigger", "cron", "-v"], (NOW, NOW + HOUR), id="a story"),
-        pytest.param(["--trigger", "cron", "--json"], (NOW, NOW + HOUR), id="json"),
-        pytest.param([], (NOW, NOW + HOUR), id="by hand"),
-        pytest.param(["--trigger", "manual"], (NOW, NOW + HOUR), id="said to be"),
+        pytest.param(["--trigger", "cron", "-v"], id="a story"),
+        pytest.param(["--trigger", "cron", "--json"], id="json"),
+        pytest.param([], id="by hand"),
+        pytest.param(["--trigger", "manual"], id="said to be"),
     ],
 )
-def test_somebody_who_waits_is_told(
-    root: Path, words: list[str], stamp: tuple[int, int]
-) -> None:
-    set_due(root, *stamp)
+def test_somebody_who_waits_is_told(root: Path, words: list[str]) -> None:
+    set_due(root, now(), now() + HOUR)
     done = query(root, *words)
     assert done.code == 0
     assert "not due" in done.out
 
 
 def test_a_damaged_stamp_counts_as_none(root: Path, server: ServerSimulator) -> None:
-    set_due(root, NOW, NOW + HOUR)
+    set_due(root, now(), now() + HOUR)
     (work_of(root) / "asker/due").write_text("\0\0\0")
     assert query(root, "-q").code == 0
     assert server.asked == 1
@@ -382,7 +378,7 @@ def test_a_stamp_that_is_a_link_or_a_fifo_is_not_waited_for(
 def test_the_asker_owns_its_part_and_no_more(
     root: Path, server: ServerSimulator
 ) -> None:
-    server.lease = lease(NOW + DAY)
+    server.lease = lease(now() + DAY)
     assert query(root).code == 0
     users = {user.pw_name: user.pw_uid for user in pwd.getpwall()}
     asker = next(users[name] for name in ASKER_USERS if name in users)
@@ -398,7 +394,7 @@ def test_the_asker_owns_its_part_and_no_more(
 def test_the_story_is_the_same_in_one_process(
     root: Path, server: ServerSimulator
 ) -> None:
-    set_due(root, NOW, NOW + HOUR)
+    set_due(root, now(), now() + HOUR)
     query(root, "--now")
     two = query(root, "-v", "--now")
     root.parent.chmod(0o700)
@@ -421,12 +417,13 @@ def test_status_before_anything_happened(root: Path, server: ServerSimulator) ->
 
 
 def test_status_after_a_run(root: Path, server: ServerSimulator) -> None:
-    server.lease, server.message = lease(NOW + 21 * DAY), "hello"
+    until = now() + 21 * DAY
+    server.lease, server.message = lease(until), "hello"
     query(root)
     found = query(root, "status", "--json").json
-    assert found["lease"] == {"until": NOW + 21 * DAY}
+    assert found["lease"] == {"until": until}
     assert found["message"] == "hello"
-    assert found["next_query"] > NOW
+    assert found["next_query"] > now()
     assert found["last_run"]["exit_code"] == 0
     assert found["last_answer"]["from"] == server.url
     assert found["work"] == {"state": "idle"}
@@ -581,7 +578,7 @@ def test_keys_that_change_over_the_air(root: Path, server: ServerSimulator) -> N
 
 def test_a_lease_by_port_191(root: Path, server: ServerSimulator) -> None:
     hang_up(server)
-    line = lease(int(time.time()) + 21 * DAY)
+    line = lease(now() + 21 * DAY)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with open(root / "etc/olpc-update-query/config.toml", "a") as file:
             file.write(f"lease_port = {listener.getsockname()[1]}\n")

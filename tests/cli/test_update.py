@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,10 @@ from tests.cli.school import School
 from tests.http_server import Trouble, unused_port
 from tests.laptop import boot, boots, boots_alternate
 from tests.rotations import statement
-from tests.simulator import DAY, HOUR, lease, set_due, work_of
+from tests.simulator import DAY, HOUR, lease, now, set_due, work_of
 from tests.trees import difference, snapshot
 
 pytestmark = pytest.mark.root  # a tree's owners are root and others
-
-NOW = int(time.time())
 
 
 def wait(root: Path) -> int:
@@ -38,7 +35,7 @@ def wait(root: Path) -> int:
 
 def test_an_order_is_carried_out(school: School) -> None:
     school.server.update = school.order()
-    school.server.lease = lease(NOW + 21 * DAY)
+    school.server.lease = lease(now() + 21 * DAY)
     before = snapshot(school.root / "versions/pristine/760")
     done = query(school.root, "-v")
     assert (done.code, done.err) == (0, "")
@@ -124,7 +121,7 @@ def test_json_of_an_update(school: School) -> None:
 
 def test_a_link_that_dies_is_gone_on_with_soon(school: School) -> None:
     school.server.update = school.order()
-    school.server.lease = lease(NOW + 21 * DAY)
+    school.server.lease = lease(now() + 21 * DAY)
     for name in ("760.pack", "contents.zst", "contents"):
         school.server.site.misbehave(name, Trouble.HANGUP)
     before = snapshot(school.root / "versions/pristine")
@@ -135,7 +132,7 @@ def test_a_link_that_dies_is_gone_on_with_soon(school: School) -> None:
     assert boots(school.root) == "760"
     assert wait(school.root) <= 600
     school.server.site.plans.clear()
-    set_due(school.root, NOW - HOUR, int(time.time()) - 1)
+    set_due(school.root, now() - HOUR, now() - 1)
     assert query(school.root, "--trigger", "timer").code == 0
     assert boots(school.root) == "762"
 
@@ -247,7 +244,7 @@ def test_orders_that_prove_nothing(school: School, wrong: str, code: int) -> Non
         case "other build":
             school.sign(directory, school.old.order())
         case "expired":
-            school.sign(directory, school.new.order(), expiry=NOW - 1)
+            school.sign(directory, school.new.order(), expiry=now() - 1)
         case "others":
             others = frozenset({"SHC00000001"})
             school.sign(directory, school.new.order(), serials=others)

@@ -15,6 +15,7 @@ from tests.simulator import (
     DAY,
     HOUR,
     ServerSimulator,
+    now,
     prepare_laptop,
     set_due,
     simulate,
@@ -26,7 +27,6 @@ pytestmark = [
     pytest.mark.needs("dbus", "python3-dbus", "python3-dbusmock", "python3-gi"),
 ]
 
-NOW = int(time.time())
 NAME = SERVICE[0]
 STRANGER = 65534
 
@@ -48,12 +48,12 @@ def bus(tmp_path: Path) -> PrivateBus:
 
 
 def overdue(root: Path) -> None:
-    set_due(root, NOW - 9 * DAY, NOW - 8 * DAY)
+    set_due(root, now() - 9 * DAY, now() - 8 * DAY)
 
 
 def moment(root: Path) -> int:
     """Return how many seconds ahead the due time is."""
-    return int((work_of(root) / "asker/due").read_text().split()[1]) - int(time.time())
+    return int((work_of(root) / "asker/due").read_text().split()[1]) - now()
 
 
 def connect(bus: PrivateBus, state: int, connectivity: int) -> None:
@@ -64,7 +64,7 @@ def connect(bus: PrivateBus, state: int, connectivity: int) -> None:
 def test_a_portal_and_then_a_login(
     bus: PrivateBus, root: Path, server: ServerSimulator
 ) -> None:
-    set_due(root, NOW - 5, NOW + HOUR)
+    set_due(root, now() - 5, now() + HOUR)
     with bus.run(), bus.mock("networkmanager", MANAGER[0]):
         connect(bus, 60, 2)
         with daemon(root, tick=60, env=bus.env):
@@ -86,14 +86,14 @@ def test_a_portal_and_then_a_login(
 def test_networkmanager_comes_late_and_the_bus_goes_and_comes_back(
     bus: PrivateBus, root: Path, server: ServerSimulator
 ) -> None:
-    set_due(root, NOW - 5, NOW + HOUR)
+    set_due(root, now() - 5, now() + HOUR)
     with daemon(root, env=bus.env) as process:
         wait_until(lambda: "no system bus" in log_of(root))
         with bus.run():
             wait_until(lambda: bus.has(NAME))
             overdue(root)
             wait_until(lambda: moment(root) > 0)  # the tick has drawn a moment
-            set_due(root, NOW - 5, NOW + HOUR)
+            set_due(root, now() - 5, now() + HOUR)
             with bus.mock("networkmanager", MANAGER[0]):
                 connect(bus, 70, 4)
         wait_until(lambda: "the system bus is gone" in log_of(root))
@@ -107,7 +107,7 @@ def test_networkmanager_comes_late_and_the_bus_goes_and_comes_back(
 
 
 def test_mains_power_and_the_end_of_sleep_wake_it(bus: PrivateBus, root: Path) -> None:
-    set_due(root, NOW - 5, NOW + HOUR)
+    set_due(root, now() - 5, now() + HOUR)
     with (
         bus.run(),
         bus.mock("upower", UPOWER[0]),
@@ -143,7 +143,7 @@ def _emit_sleep(bus: PrivateBus) -> None:
 
 
 def test_the_service(bus: PrivateBus, root: Path, server: ServerSimulator) -> None:
-    set_due(root, NOW - 5, NOW + HOUR)
+    set_due(root, now() - 5, now() + HOUR)
     log = root / "signals"
     with bus.run(), bus.monitor(log), daemon(root, tick=60, env=bus.env) as process:
         wait_until(lambda: bus.has(NAME))
@@ -192,7 +192,7 @@ def _compare_with_the_page(bus: PrivateBus) -> None:
 def test_who_may_call(
     bus: PrivateBus, root: Path, server: ServerSimulator, active: str
 ) -> None:
-    set_due(root, NOW - 5, NOW + HOUR)
+    set_due(root, now() - 5, now() + HOUR)
     with bus.run(), bus.mock("logind", LOGIN[0]):
         words = (f"uint32:{STRANGER}", "string:child", f"boolean:{active}")
         bus.mocked(LOGIN, "AddUser", *words)

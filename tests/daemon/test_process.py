@@ -24,12 +24,11 @@ from tests.daemon.running import (
 from tests.simulator import (
     HOUR,
     ServerSimulator,
+    now,
     prepare_laptop,
     set_due,
     simulate,
 )
-
-NOW = int(time.time())
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def root(tmp_path: Path, server: ServerSimulator) -> Path:
 
 
 def test_it_asks_when_a_query_becomes_due(root: Path, server: ServerSimulator) -> None:
-    set_due(root, NOW - HOUR, int(time.time()) + 3)
+    set_due(root, now() - HOUR, now() + 3)
     with daemon(root) as process:
         wait_until(lambda: "nothing to do" in log_of(root))
         time.sleep(2)
@@ -57,17 +56,17 @@ def test_it_asks_when_a_query_becomes_due(root: Path, server: ServerSimulator) -
 def test_an_overdue_laptop_keeps_no_process_waiting(
     root: Path, server: ServerSimulator
 ) -> None:
-    set_due(root, NOW - 9 * HOUR, NOW - 8 * HOUR)
+    set_due(root, now() - 9 * HOUR, now() - 8 * HOUR)
     due = root / "var/lib/olpc-update-query/asker/due"
     with daemon(root) as process:
-        wait_until(lambda: int(due.read_text().split()[1]) > NOW)
+        wait_until(lambda: int(due.read_text().split()[1]) > now() - HOUR)
         wait_until(lambda: not children(process.pid))
         assert server.asked == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_cleanly_and_takes_its_run_along(root: Path, number: int) -> None:
-    set_due(root, NOW - HOUR, NOW - 1)
+    set_due(root, now() - HOUR, now() - 1)
     listener = socket.create_server(("127.0.0.1", 0))  # takes, and never answers
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     config = root / "etc/olpc-update-query/config.toml"
@@ -89,7 +88,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_it_is_small_and_sleeps_while_there_is_nothing_to_do(root: Path) -> None:
-    set_due(root, NOW - 1, NOW + HOUR)
+    set_due(root, now() - 1, now() + HOUR)
     with daemon(root, tick=60) as process:
         wait_until(
             lambda: "no system bus" in log_of(root) or "no D-Bus" in log_of(root)
@@ -102,7 +101,7 @@ def test_it_is_small_and_sleeps_while_there_is_nothing_to_do(root: Path) -> None
 
 
 def test_there_is_one_daemon(root: Path) -> None:
-    set_due(root, NOW - 1, NOW + HOUR)
+    set_due(root, now() - 1, now() + HOUR)
     with daemon(root) as first:
         wait_until(lambda: log_of(root))
         with daemon(root) as second:
@@ -111,7 +110,7 @@ def test_there_is_one_daemon(root: Path) -> None:
 
 
 def test_without_a_bus_it_says_so_once(root: Path) -> None:
-    set_due(root, NOW - 1, NOW + HOUR)
+    set_due(root, now() - 1, now() + HOUR)
     with daemon(root):
         wait_until(lambda: log_of(root))
         time.sleep(2)
@@ -119,7 +118,7 @@ def test_without_a_bus_it_says_so_once(root: Path) -> None:
 
 
 def test_it_survives_a_run_that_is_killed(root: Path, server: ServerSimulator) -> None:
-    set_due(root, NOW - HOUR, NOW - 1)
+    set_due(root, now() - HOUR, now() - 1)
     with daemon(root) as process:
         wait_until(lambda: children(process.pid))
         os.kill(children(process.pid)[0], signal.SIGKILL)
@@ -129,7 +128,7 @@ def test_it_survives_a_run_that_is_killed(root: Path, server: ServerSimulator) -
 
 
 def test_reloading_names_what_is_wrong_with_the_configuration(root: Path) -> None:
-    set_due(root, NOW - 1, NOW + HOUR)
+    set_due(root, now() - 1, now() + HOUR)
     with daemon(root) as process:
         wait_until(lambda: log_of(root))
         (root / "etc/olpc-update-query/config.toml").write_text("\nsevrer = 'x'\n")
@@ -142,14 +141,14 @@ def test_reloading_names_what_is_wrong_with_the_configuration(root: Path) -> Non
 def test_a_link_that_somebody_else_saw_wakes_it(
     root: Path, server: ServerSimulator
 ) -> None:
-    set_due(root, NOW - 9 * HOUR, NOW + HOUR)
+    set_due(root, now() - 9 * HOUR, now() + HOUR)
     due = root / "var/lib/olpc-update-query/asker/due"
     with daemon(root, tick=60) as process:
         wait_until(lambda: log_of(root))
         time.sleep(0.5)
-        set_due(root, NOW - 9 * HOUR, NOW - 8 * HOUR)
+        set_due(root, now() - 9 * HOUR, now() - 8 * HOUR)
         process.send_signal(signal.SIGUSR1)
-        wait_until(lambda: int(due.read_text().split()[1]) > NOW)
+        wait_until(lambda: int(due.read_text().split()[1]) > now() - HOUR)
 
 
 @pytest.mark.needs("faketime")
@@ -157,7 +156,7 @@ def test_a_clock_that_is_set_back_stops_no_ticks(
     root: Path, server: ServerSimulator, tmp_path: Path
 ) -> None:
     """APScheduler alone would tick again when the old time comes again."""
-    set_due(root, NOW + 9 * HOUR, NOW + 10 * HOUR)
+    set_due(root, now() + 9 * HOUR, now() + 10 * HOUR)
     stamp = tmp_path / "clock"
     stamp.write_text("+9h\n")
     (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
@@ -174,11 +173,11 @@ def test_a_clock_that_is_set_back_stops_no_ticks(
         stamp.write_text("-1y\n")
         wait_until(lambda: "the clock was set back" in log_of(root), 60)
         due = root / "var/lib/olpc-update-query/asker/due"
-        wait_until(lambda: int(due.read_text().split()[0]) < NOW - HOUR)
+        wait_until(lambda: int(due.read_text().split()[0]) < now() - HOUR)
 
 
 def test_it_tells_the_service_manager(root: Path, tmp_path: Path) -> None:
-    set_due(root, NOW - HOUR, NOW - 1)
+    set_due(root, now() - HOUR, now() - 1)
     place = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(place)
@@ -200,7 +199,7 @@ def test_it_tells_the_service_manager(root: Path, tmp_path: Path) -> None:
 
 
 def test_it_does_without_dbus_python(root: Path, server: ServerSimulator) -> None:
-    set_due(root, NOW - HOUR, NOW - 1)
+    set_due(root, now() - HOUR, now() - 1)
     code = (
         "import sys; sys.modules['dbus'] = None; sys.argv.insert(1, '--root');"
         "from olpc_update_query.daemon.__main__ import main; main()"
@@ -208,9 +207,12 @@ def test_it_does_without_dbus_python(root: Path, server: ServerSimulator) -> Non
     with subprocess.Popen(
         [sys.executable, "-c", code, root], cwd=TOP, stderr=subprocess.PIPE, text=True
     ) as process:
-        wait_until(lambda: server.asked)
-        wait_until(lambda: not children(process.pid))
-        process.terminate()
-        assert process.wait(PATIENCE) == 0
+        try:
+            wait_until(lambda: server.asked)
+            wait_until(lambda: not children(process.pid))
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
         assert process.stderr is not None
         assert process.stderr.read().count("no D-Bus") == 1
