@@ -329,19 +329,20 @@ def _is_repeated(outcome: Outcome, last: Mapping[str, Json]) -> bool:
 def never_in_the_way(what: str) -> Iterator[None]:
     """Turn a disk that refuses to keep something into a warning.
 
+    That a directory has no room for anything is told once.
+
     Args:
         what: What it refuses to keep.
     """
     try:
         yield
-    except errors.NoSpace as full:
-        place = str(Path(full.path).parent)
-        level = logging.DEBUG if place in _full else logging.WARNING
-        _full.add(place)
-        text = "the %s could not be written, nor what else belongs there: %s"
-        _log.log(level, text, what, full)
     except errors.UpdateError as error:
-        _log.warning("the %s could not be written: %s", what, error)
+        level = logging.WARNING
+        if isinstance(error, errors.NoSpace):
+            place = str(Path(error.path).parent)
+            level = logging.DEBUG if place in _full else level
+            _full.add(place)
+        _log.log(level, "the %s could not be written: %s", what, error)
 
 
 # --- who is at work --------------------------------------------------------------

@@ -150,9 +150,10 @@ def _whose(path: Path) -> str:
     for place in (path, *path.absolute().parents):
         with contextlib.suppress(OSError):
             owner = user_name(os.lstat(place).st_uid)
+            whose = f"{place} belongs to {owner}"
             if place != path:
-                return f"{place} belongs to {owner} and is closed to others."
-            return f"{place} belongs to {owner}: be that user, or `chown` it as root."
+                return f"{whose}, and is closed to others: be {owner}."
+            return f"{whose}: be {owner}, or `chown` it as root."
     return "Run it as the user who owns the site."
 
 

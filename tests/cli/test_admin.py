@@ -199,7 +199,7 @@ def test_a_site_of_somebody_else_is_told_so(
 
     monkeypatch.setattr("olpc_update_query.server.site.replace_file", refuse)
     told = shell.bad(errors.NotPermitted, "stolen", site.path, SERIAL)
-    assert "belongs to root: be that user, or `chown` it as root" in told
+    assert "belongs to root: be root, or `chown` it as root" in told
 
 
 def test_a_file_that_cannot_be_read_is_one_line(shell: Shell, site: Site) -> None:
@@ -716,7 +716,7 @@ def test_who_may_not_read_the_keys_is_told_so(
         told = shell.bad(errors.NotPermitted, *words.split())
     finally:
         os.seteuid(0)
-    assert "belongs to root: be that user, or `chown` it as root" in told
+    assert "/keys belongs to root, and is closed to others: be root" in told
 
 
 @pytest.mark.root
