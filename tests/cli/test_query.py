@@ -116,7 +116,7 @@ def test_too_early_one_line_says_until_when(
 
 
 def test_the_story_of_coming_too_early(root: Path) -> None:
-    set_due(root, now() - 60, now() + 2 * HOUR)
+    set_due(root, now() - 60, now() + 2 * HOUR - 60)
     done = query(root, "-v", "--trigger", "cron")
     assert "trigger: cron" in done.out
     assert "a query is due in 1 h 5" in done.out
