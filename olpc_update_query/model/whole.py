@@ -1,8 +1,7 @@
 """Whole contents as zstd frames, which full packs are made of."""
 
 import threading
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +28,6 @@ _TUNED: Final[dict[int, dict[str, int]]] = {  # by the largest size
         "window_log": 22,
     },
 }
-_SMALL: Final = 256 << 10
 _JOBS: Final = {"threads": -1, "job_size": 8 << 20, "overlap_log": 6}
 
 
@@ -86,36 +84,15 @@ def pack_content(chunks: Iterable[bytes], size: int, level: int) -> Iterator[byt
         raise CorruptContent("content", f"{size} bytes", "another length") from None
 
 
-def pack_wholes(contents: Sequence[bytes], level: int) -> list[bytes]:
-    """Compress contents that are held in memory, each as one frame.
-
-    Small ones are handed to zstd many at a time: threads that compress them one by one
-    lose a tenth of their time waiting for the interpreter.
+def pack_whole(content: bytes, level: int) -> bytes:
+    """Compress a content that is held in memory as one frame.
 
     Args:
-        contents: The contents.
+        content: The content.
         level: zstd's level.
     """
-    alike: defaultdict[int, list[int]] = defaultdict(list)
-    for place, content in enumerate(contents):
-        largest = next(each for each in _TUNED if len(content) <= each)
-        alike[largest].append(place)
-    packed = [b""] * len(contents)
-    for largest, places in alike.items():
-        packer = _kept.packer(level, largest)
-        if largest > _SMALL or not any(contents[place] for place in places):
-            for place in places:
-                packed[place] = packer.compress(contents[place])
-            continue
-        frames = packer.multi_compress_to_buffer([contents[each] for each in places])
-        for number, place in enumerate(places):
-            packed[place] = frames[number].tobytes()
-    return packed
-
-
-def pack_whole(content: bytes, level: int) -> bytes:
-    """Compress one content that is held in memory; see `pack_wholes`."""
-    return pack_wholes([content], level)[0]
+    largest = next(each for each in _TUNED if len(content) <= each)
+    return _kept.packer(level, largest).compress(content)
 
 
 def _parameters(level: int, size: int) -> "zstandard.ZstdCompressionParameters":

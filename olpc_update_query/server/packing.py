@@ -29,7 +29,7 @@ from olpc_update_query.model.pack import (
 from olpc_update_query.model.whole import (
     PACK_LEVEL,
     pack_content,
-    pack_wholes,
+    pack_whole,
     unpack_whole,
 )
 from olpc_update_query.model.wire import Sha256
@@ -207,29 +207,22 @@ class _Packer:
             yield from batch
 
     def _pack_batch(self, batch: Iterable[tuple[int, Entry]]) -> list[_Packed]:
-        found = [self._look_at(place, file) for place, file in batch]
-        new = [content for _, content in found if content is not None]
-        frames = iter(pack_wholes(new, PACK_LEVEL))
-        return [
-            packed if content is None else packed._replace(frame=next(frames))
-            for packed, content in found
-        ]
+        return [self._pack(place, file) for place, file in batch]
 
-    def _look_at(self, place: int, file: Entry) -> tuple[_Packed, bytes | None]:
-        """Return what is known of a file, and its content if it is yet to be packed."""
+    def _pack(self, place: int, file: Entry) -> _Packed:
         told = hashlib.sha256()
         if file.size > IN_MEMORY:
             if file.size not in self._again:
-                return _Packed(file, b"", None), None
+                return _Packed(file, b"", None)
             for _ in self._read(file, told):
                 pass
-            return _Packed(file, told.digest(), None), None
+            return _Packed(file, told.digest(), None)
         content = b"".join(self._read(file, told))
         digest = told.digest()
         if self._places.setdefault(digest, place) < place:
-            return _Packed(file, digest, None), None
-        frame = self._found(digest, content)
-        return _Packed(file, digest, frame), content if frame is None else None
+            return _Packed(file, digest, None)
+        frame = self._found(digest, content) or pack_whole(content, PACK_LEVEL)
+        return _Packed(file, digest, frame)
 
     def _found(self, digest: bytes, content: bytes) -> bytes | None:
         """Return the frame of an earlier build, if it holds the content indeed."""

@@ -24,7 +24,6 @@ from olpc_update_query.model.whole import (
     PACK_LEVEL,
     pack_content,
     pack_whole,
-    pack_wholes,
     unpack_whole,
 )
 from tests.model.packs import (
@@ -125,16 +124,6 @@ def test_what_was_packed_before_changes_nothing(level: int, size: int) -> None:
         assert pool.submit(pack_whole, content, level).result() == packed
     assert unpack_whole(packed, size) == content
     assert unpacked(packed, b"", size) == content
-
-
-@pytest.mark.parametrize("level", [PACK_LEVEL, 19])
-def test_packed_together_or_alone(level: int) -> None:
-    sizes = (300_000, 5, 20_000, 0, 16 << 10, 5, 2 << 20, 256 << 10, 99_999, 40)
-    contents = [(noise(size // 2) + TEXT * 99)[:size] for size in sizes]
-    alone = [pack_whole(content, level) for content in contents]
-    assert pack_wholes(contents, level) == alone
-    for content, packed in zip(contents, alone, strict=True):
-        assert unpack_whole(packed, len(content)) == content
 
 
 def test_the_number_of_processors_changes_nothing(

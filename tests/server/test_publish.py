@@ -18,7 +18,7 @@ from olpc_update_query.errors import (
 )
 from olpc_update_query.model.manifest import TreePath
 from olpc_update_query.model.pack import read_pack_index
-from olpc_update_query.model.whole import pack_content, pack_wholes
+from olpc_update_query.model.whole import pack_content, pack_whole
 from olpc_update_query.model.wire import Sha256
 from olpc_update_query.server import packing, publish, walk
 from olpc_update_query.server.publish import (
@@ -253,13 +253,13 @@ def test_one_bad_file_among_many(tmp_path: Path, builds: Path, which: int) -> No
 def count_packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that grows with the size of every content that is compressed."""
     sizes: list[int] = []
-    really_pack = pack_wholes
+    really_pack = pack_whole
 
-    def pack(contents: list[bytes], level: int) -> list[bytes]:
-        sizes.extend(map(len, contents))
-        return really_pack(contents, level)
+    def pack(content: bytes, level: int) -> bytes:
+        sizes.append(len(content))
+        return really_pack(content, level)
 
-    monkeypatch.setattr(packing, "pack_wholes", pack)
+    monkeypatch.setattr(packing, "pack_whole", pack)
     return sizes
 
 
