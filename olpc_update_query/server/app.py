@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from flask import Flask, Response, request
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import Map
 from werkzeug.wrappers import Response as AnyResponse
 
 from olpc_update_query.errors import Malformed, UpdateError
@@ -54,6 +55,19 @@ _HOST: Final = re.compile(
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
 
 
+class _Routes(Map):
+    """Routes that never redirect: that would name whatever host was asked for."""
+
+    def __init__(self, *, host_matching: bool = False) -> None:
+        super().__init__(
+            merge_slashes=False, strict_slashes=False, host_matching=host_matching
+        )
+
+
+class _Flask(Flask):
+    url_map_class: type[Map] = _Routes
+
+
 def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
     """Make the WSGI application of a site.
 
@@ -80,8 +94,7 @@ def create_app(site_path: Path | str, clock: Clock | None = None) -> Flask:
     except UpdateError as error:  # `check` says what it means
         _log.warning("what was cut short stays as it is: %s", error)
     reports = Reports(site.reports, patient=True)
-    app = Flask("olpc_update_query.server")
-    app.url_map.merge_slashes = app.url_map.strict_slashes = False  # no redirects
+    app = _Flask("olpc_update_query.server")
     app.extensions["reports"] = reports
     count = settings.behind_proxies
     answerer = Answerer(site, reports, clock)
