@@ -43,7 +43,6 @@ _NEW_DELEGATIONS = (
     "Have new ones made there, by `keys delegate`, and `keys accept` them here."
 )
 _BESIDE_PACK = ("contents.zst", "pack.index", "pack.index.zst")
-"""How long before they end somebody is told: longer than holidays."""
 
 
 class Weight(StrEnum):

@@ -23,6 +23,7 @@ from olpc_update_query.trust.signature import parse_signature
 
 FOREVER: Final = float("inf")
 _IN_TIME: Final = 60 * 24 * 3600
+"""How long before they end somebody is told: longer than holidays."""
 
 _LINE: Final = re.compile(r"del01: (\S+) (\S+) sig02: ([ -~]+)")
 
